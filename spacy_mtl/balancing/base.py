@@ -1,0 +1,48 @@
+"""What every way of weighting the tasks shares."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from thinc.types import Floats2d
+
+from ..encoder.hub import TaskBatch
+from ..errors import Errors
+
+
+class ScalarBalancer:
+    """Multiplies each task's gradient by a number and adds them up.
+
+    A method is a subclass with `weigh`; one with a state also has `to_dict` and `from_dict`.
+    """
+
+    def weigh(self, batch: TaskBatch) -> dict[str, float]:
+        """RETURNS (Dict[str, float]): The weight of each task of the batch."""
+        raise NotImplementedError
+
+    def combine(self, batch: TaskBatch) -> tuple[Floats2d, dict[str, float]]:
+        """RETURNS (Tuple[Floats2d, Dict[str, float]]): The weighted sum, N x H, and the weights."""
+        weights = self.weigh(batch)
+        total: Any = 0
+        for task, gradient in batch.gradients.items():
+            total = total + weights[task] * gradient
+        return total, weights
+
+    def check(self, tasks: Sequence[str]) -> None:
+        """RAISES (ValueError): M020 if the settings name a task that is not among `tasks`."""
+
+    def step(self) -> None:
+        """Called once per update of the weights."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """RETURNS (Dict[str, Any]): The state to save, as JSON can hold it."""
+        return {}
+
+    def from_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `to_dict` returned."""
+
+
+def check_names(given: Sequence[str], tasks: Sequence[str]) -> None:
+    """RAISES (ValueError): M020 if a name is not among the tasks."""
+    unknown = sorted(set(given) - set(tasks))
+    if unknown:
+        raise ValueError(Errors.M020.format(unknown=unknown, tasks=sorted(tasks)))

@@ -1,0 +1,62 @@
+"""Weights that the config gives: numbers or schedules."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..encoder.hub import TaskBatch
+from ..errors import Errors
+from .base import ScalarBalancer, check_names
+
+
+class StaticWeights(ScalarBalancer):
+    """A weight for each task, 1 where none is given.
+
+    weights (Dict[str, Any]): For each component a number >= 0 or a thinc schedule, which moves on
+        with every update of the weights.
+    """
+
+    def __init__(self, weights: dict[str, Any]) -> None:
+        self.schedules = {name: w for name, w in weights.items() if hasattr(w, "__next__")}
+        self.weights = {
+            name: check_weight(name, next(w) if name in self.schedules else w)
+            for name, w in weights.items()
+        }
+        self.steps = 0
+
+    def weigh(self, batch: TaskBatch) -> dict[str, float]:
+        return {task: self.weights.get(task, 1.0) for task in batch.names}
+
+    def check(self, tasks: Sequence[str]) -> None:
+        check_names(list(self.weights), tasks)
+
+    def step(self) -> None:
+        self.steps += 1
+        for name, schedule in self.schedules.items():  # one that has ended keeps its last value
+            self.weights[name] = check_weight(name, next(schedule, self.weights[name]))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def from_dict(self, state: dict[str, Any]) -> None:
+        while self.steps < state.get("steps", 0):
+            self.step()
+
+
+def check_weight(name: str, weight: Any) -> float:
+    """RETURNS (float): The weight.
+    RAISES (ValueError): M021 unless it is a number >= 0.
+    """
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight >= 0:
+        raise ValueError(Errors.M021.format(name=name, weight=weight))
+    return float(weight)
+
+
+def create_static_weights_v1(weights: dict[str, Any] = {}) -> StaticWeights:  # noqa: B006
+    """Weight the tasks by numbers or schedules from the config.
+
+    weights (Dict[str, Union[float, Iterable[float]]]): For each component a number >= 0 or a
+        thinc schedule; 1 for a component that is not named.
+    RAISES (ValueError): M021 for a weight that is no number >= 0; M020, when the pipeline is
+        initialized, for a name that no component has.
+    """
+    return StaticWeights(weights)

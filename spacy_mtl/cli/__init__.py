@@ -1,0 +1,20 @@
+"""The `mtl` commands of the spaCy command line: `python -m spacy mtl`."""
+
+import typer
+from spacy.cli._util import app
+
+HELP = "Multi-task learning: convert corpora, and look at what tasks share."
+
+mtl_cli: typer.Typer = typer.Typer(name="mtl", help=HELP, no_args_is_help=True)
+app.add_typer(mtl_cli)
+
+
+def setup_cli() -> typer.Typer:
+    """The target of the `spacy_cli` entry point: importing it has registered the commands.
+
+    RETURNS (Typer): The `mtl` commands.
+    """
+    return mtl_cli
+
+
+from .convert import convert_cli  # noqa: E402, F401

@@ -1,0 +1,183 @@
+"""Several corpora as one stream, each with the labels that it has."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
+
+from spacy.language import Language
+from spacy.tokens import Doc
+from spacy.training import Example
+
+from ..errors import Errors
+
+Reader = Callable[[Language], Iterable[Example]]
+Sampling = Literal["proportional", "uniform", "temperature", "annealed"]
+
+
+def create_mixed_corpus_v1(
+    corpora: dict[str, Any],  # readers: unresolved blocks are checked too
+    tasks: dict[str, list[str]] = {},  # noqa: B006
+    sampling: Sampling = "proportional",
+    temperature: float = 2.0,
+    anneal_epochs: int = 10,
+    epochs: int = 1,
+    seed: int = 0,
+) -> Reader:
+    """Mix corpora into one stream of examples.
+
+    Each example is drawn from one of the corpora, and within a corpus each comes once before any
+    comes again. Corpus i of size n_i is drawn with a probability in proportion to n_i ** a, where
+    a is 1 ("proportional"), 0 ("uniform") or 1 / temperature ("temperature"); with "annealed" it
+    falls from 1 to 1 / temperature over the first epochs (Stickland and Murray 2019, "BERT and
+    PALs", section 4.2).
+
+    corpora (Dict[str, Callable]): Readers by name.
+    tasks (Dict[str, List[str]]): For a corpus the components that it has labels for. What it holds
+        for others counts as missing. A corpus that is not named keeps all it has.
+    sampling (str): "proportional", "uniform", "temperature" or "annealed".
+    temperature (float): 1 is proportional, more is closer to uniform.
+    anneal_epochs (int): Epochs until "annealed" arrives at the temperature.
+    epochs (int): How many times the corpora's joint size to draw; 0 for an endless stream, for
+        `[training] max_epochs = -1`.
+    seed (int): Of the stream's own generator. The same seed gives the same stream.
+    RAISES (ValueError): M120 to M124 for settings that make no sense and corpora without examples.
+    """
+    if sampling not in ("proportional", "uniform", "temperature", "annealed"):
+        raise ValueError(Errors.M120.format(sampling=sampling))
+    if not temperature >= 1:
+        raise ValueError(Errors.M121.format(temperature=temperature))
+    unknown = sorted(set(tasks) - set(corpora))
+    if unknown or not corpora:
+        raise ValueError(Errors.M122.format(unknown=unknown, corpora=sorted(corpora)))
+
+    def exponent(epoch: float) -> float:
+        if sampling == "annealed":
+            progress = min(1.0, epoch / max(1, anneal_epochs))
+            return 1 - progress * (1 - 1 / temperature)
+        return 0.0 if sampling == "uniform" else 1 / temperature
+
+    return partial(
+        read_mixed,
+        corpora=corpora,
+        tasks=tasks,
+        exponent=None if sampling == "proportional" else exponent,
+        epochs=epochs,
+        seed=seed,
+    )
+
+
+def read_mixed(
+    nlp: Language,
+    *,
+    corpora: dict[str, Reader],
+    tasks: dict[str, list[str]],
+    exponent: Callable[[float], float] | None,
+    epochs: int,
+    seed: int,
+) -> Iterator[Example]:
+    """YIELDS (Example): The mixed stream."""
+    generator = random.Random(seed)
+    loaded = {}
+    for name, reader in corpora.items():
+        examples = list(reader(nlp))
+        if not examples:
+            raise ValueError(Errors.M123.format(name=name))
+        if name in tasks:
+            kept = get_annotations(nlp, tasks[name], name)
+            examples = [keep_annotations(eg, kept) for eg in examples]
+        loaded[name] = examples
+    sizes = [len(examples) for examples in loaded.values()]
+    if exponent is None:
+        stream = cycle_shuffled([eg for examples in loaded.values() for eg in examples], generator)
+    else:
+        streams = [cycle_shuffled(examples, generator) for examples in loaded.values()]
+        stream = draw(streams, sizes, exponent, generator)
+    yield from islice(stream, epochs * sum(sizes)) if epochs else stream
+
+
+def draw(
+    streams: Sequence[Iterator[Example]],
+    sizes: Sequence[int],
+    exponent: Callable[[float], float],
+    generator: random.Random,
+) -> Iterator[Example]:
+    """YIELDS (Example): Without end the next of a stream drawn with probability ~ size ** exponent."""
+    drawn = 0
+    while True:
+        power = exponent(drawn / sum(sizes))
+        (stream,) = generator.choices(streams, [size**power for size in sizes])
+        yield next(stream)
+        drawn += 1
+
+
+def cycle_shuffled(examples: Sequence[Example], generator: random.Random) -> Iterator[Example]:
+    """YIELDS (Example): All examples in random order, and again in another, without end."""
+    order = list(examples)
+    while True:
+        generator.shuffle(order)
+        yield from order
+
+
+# What of a gold doc a component learns from, by what its factory assigns.
+ANNOTATIONS = {
+    "token.tag": "tag",
+    "token.pos": "pos",
+    "token.morph": "morph",
+    "token.lemma": "lemma",
+    "token.dep": "dep",
+    "token.is_sent_start": "sents",
+    "doc.sents": "sents",
+    "doc.ents": "ents",
+    "doc.cats": "cats",
+    "doc.spans": "spans",
+}
+
+
+def get_annotations(nlp: Language, components: Sequence[str], corpus: str) -> set[str]:
+    """RETURNS (Set[str]): What the components learn from.
+    RAISES (ValueError): M124 if the pipeline has no such component.
+    """
+    unknown = sorted(set(components) - set(nlp.component_names))
+    if unknown:
+        raise ValueError(
+            Errors.M124.format(unknown=unknown, corpus=corpus, names=nlp.component_names)
+        )
+    assigned = [a for name in components for a in nlp.get_pipe_meta(name).assigns]
+    return {ANNOTATIONS[a] for a in assigned if a in ANNOTATIONS}
+
+
+def keep_annotations(example: Example, kept: set[str]) -> Example:
+    """RETURNS (Example): The example with all other annotation missing from its gold doc."""
+    gold = example.reference
+    words = [token.text for token in gold]
+    spaces = [bool(token.whitespace_) for token in gold]
+    values: dict[str, Any] = {}
+    if "tag" in kept:
+        values["tags"] = [token.tag_ for token in gold]
+    if "pos" in kept:
+        values["pos"] = [token.pos_ for token in gold]
+    if "morph" in kept and gold.has_annotation("MORPH"):
+        values["morphs"] = [str(token.morph) for token in gold]
+    if "lemma" in kept:
+        values["lemmas"] = [token.lemma_ for token in gold]
+    if "dep" in kept and gold.has_annotation("DEP"):
+        values["deps"] = [token.dep_ for token in gold]
+        values["heads"] = [token.head.i for token in gold]
+    elif "sents" in kept and gold.has_annotation("SENT_START"):
+        values["sent_starts"] = [token.is_sent_start for token in gold]
+    bare = Doc(gold.vocab, words=words, spaces=spaces, **values)
+    if "ents" in kept:
+        missing = [token for token in gold if not token.ent_iob]
+        bare.set_ents(
+            [bare.char_span(e.start_char, e.end_char, e.label_) for e in gold.ents],
+            missing=[bare[token.i : token.i + 1] for token in missing],
+            default="outside",
+        )
+    if "cats" in kept:
+        bare.cats = dict(gold.cats)
+    if "spans" in kept:
+        for key, group in gold.spans.items():
+            bare.spans[key] = [bare.char_span(s.start_char, s.end_char, s.label_) for s in group]
+    return Example(example.predicted, bare)

@@ -1,0 +1,64 @@
+"""The factory of `mtl_transformer`. spaCy imports it for every pipeline, so torch waits."""
+
+from collections.abc import Callable
+from typing import Any
+
+from spacy.language import Language
+from thinc.api import Config, Model
+
+DEFAULT_CONFIG = """
+[transformer]
+max_batch_items = 4096
+
+[transformer.set_extra_annotations]
+@annotation_setters = "spacy-transformers.null_annotation_setter.v1"
+
+[transformer.balancer]
+@misc = "spacy-mtl.StaticWeights.v1"
+weights = {}
+
+[transformer.model]
+@architectures = "spacy-mtl.SharedTransformer.v1"
+name = "minilm"
+tokenizer_config = {"use_fast": true}
+transformer_config = {}
+precision = "float32"
+
+[transformer.model.get_spans]
+@span_getters = "spacy-transformers.strided_spans.v1"
+window = 256
+stride = 224
+"""
+
+
+@Language.factory(
+    "mtl_transformer",
+    assigns=["doc._.trf_data"],
+    default_config=Config().from_str(DEFAULT_CONFIG)["transformer"],
+)
+def make_mtl_transformer(
+    nlp: Language,
+    name: str,
+    model: Model,
+    balancer: Any,
+    set_extra_annotations: Callable,
+    max_batch_items: int,
+) -> Any:
+    """Construct the shared encoder.
+
+    model (Model[List[Doc], TokenMatrix]): `spacy-mtl.SharedTransformer.v1`, or spacy-transformers'
+        TransformerModel, which is taken over with its weights.
+    balancer (Balancer): How the tasks' gradients become the encoder's.
+    set_extra_annotations (Callable[[List[Doc], TokenMatrix], None]): Called after encoding.
+    max_batch_items (int): Wordpieces per forward pass, padding included.
+    """
+    from .pipe import SharedEncoder
+
+    return SharedEncoder(
+        nlp.vocab,
+        model,
+        balancer,
+        set_extra_annotations,
+        name=name,
+        max_batch_items=max_batch_items,
+    )

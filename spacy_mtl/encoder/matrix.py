@@ -1,0 +1,122 @@
+"""The token matrix, and each doc's part of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spacy.tokens import Doc
+from spacy_transformers.data_classes import TransformerData, WordpieceBatch
+from thinc.api import Ragged
+from thinc.types import Floats2d
+from transformers.file_utils import ModelOutput
+
+from .wordpieces import offsets
+
+KEY = ("._.", "trf_data", None, None)  # where `doc._.trf_data` lies
+
+
+@dataclass
+class TokenMatrix:
+    """What the encoder says about a batch of docs.
+
+    data (Floats2d): One row per token, N x H: the mean over the token's wordpieces, zeros for a
+        token without any.
+    lengths (List[int]): Tokens per doc.
+    """
+
+    data: Floats2d
+    lengths: list[int]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def bounds(self) -> list[tuple[int, int]]:
+        """RETURNS (List[Tuple[int, int]]): The first row of each doc and the one behind its last."""
+        ends = offsets(self.lengths).tolist()
+        return list(zip(ends[:-1], ends[1:], strict=True))
+
+    @property
+    def doc_data(self) -> list["TokenRows"]:
+        """RETURNS (List[TokenRows]): Each doc's part, as spacy-transformers' batches have it."""
+        return [TokenRows(self, start, end) for start, end in self.bounds]
+
+
+class TokenRows(TransformerData):
+    """A doc's part of the token matrix, kept in `doc._.trf_data` while listeners need it.
+
+    Stock listeners see it as TransformerData with one wordpiece per token; what only they ask for
+    is made when they do.
+
+    matrix (TokenMatrix): The batch's matrix.
+    start, end (int): The doc's rows.
+    hub (Optional[GradientHub]): The training pass that the rows come from.
+    readers (Optional[Set[int]]): Ids of the listeners that have yet to read the rows. After the
+        last one the doc lets go of them; with None it keeps them.
+    """
+
+    def __init__(
+        self,
+        matrix: TokenMatrix,
+        start: int,
+        end: int,
+        hub: Any = None,
+        readers: set[int] | None = None,
+    ) -> None:
+        self.matrix, self.start, self.end = matrix, start, end
+        self.hub, self.readers = hub, readers
+
+    @property
+    def rows(self) -> Floats2d:
+        return self.matrix.data[self.start : self.end]
+
+    @property
+    def is_live(self) -> bool:
+        """RETURNS (bool): Whether a gradient of these rows still reaches the encoder."""
+        return self.hub is not None and self.hub.is_open
+
+    @property
+    def width(self) -> int:
+        return self.matrix.data.shape[1]
+
+    @property
+    def wordpieces(self) -> WordpieceBatch:  # type: ignore[override]
+        length = self.end - self.start
+        return WordpieceBatch.zeros([length]) if length else WordpieceBatch.empty()
+
+    @property
+    def model_output(self) -> ModelOutput:  # type: ignore[override]
+        # spacy-transformers tells an empty doc by an empty output.
+        rows = self.rows
+        return ModelOutput(last_hidden_state=rows[None]) if len(rows) else ModelOutput()
+
+    @property
+    def align(self) -> Ragged:  # type: ignore[override]
+        return TransformerData.zeros(self.end - self.start, 0).align
+
+    def __reduce__(self) -> Any:
+        return TransformerData, (self.wordpieces, self.model_output, self.align)
+
+
+def get_rows(doc: Doc) -> TokenRows | None:
+    """RETURNS (Optional[TokenRows]): What the encoder left on the doc."""
+    rows = doc.user_data.get(KEY)
+    return rows if isinstance(rows, TokenRows) else None
+
+
+def set_rows(
+    docs: Sequence[Doc],
+    matrix: TokenMatrix,
+    hub: Any = None,
+    readers: set[int] | None = None,
+) -> list[TokenRows]:
+    """Give each doc its rows of the matrix.
+
+    RETURNS (List[TokenRows]): What each doc got.
+    """
+    given = []
+    for doc, (start, end) in zip(docs, matrix.bounds, strict=True):
+        own = None if readers is None else set(readers)
+        doc.user_data[KEY] = TokenRows(matrix, start, end, hub, own)
+        given.append(doc.user_data[KEY])
+    return given

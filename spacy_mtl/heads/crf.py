@@ -1,0 +1,198 @@
+"""Linear chains over the tokens of each doc: exact decoding, exact likelihood, exact marginals.
+
+All functions work on the rows of all docs laid behind each other, without padding: at step t they
+treat the t-th token of every doc that is long enough at once. Scores that forbid something are
+FORBIDDEN. The recursions are those of Lafferty, McCallum and Pereira (2001), "Conditional Random
+Fields", section 3, and Rabiner (1989), "A Tutorial on Hidden Markov Models", section III.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+from thinc.api import get_array_module
+from thinc.types import Floats1d, Floats2d, Ints1d
+
+FORBIDDEN = -1e30
+TINY = 1e-300
+
+
+@dataclass
+class Chain:
+    """Which tags may stand where, as scores to add: 0 or FORBIDDEN, plus what has been learned.
+
+    start (Floats1d): Of the first tag, C.
+    transitions (Floats2d): Of a tag (row) being followed by another (column), C x C.
+    end (Floats1d): Of the last tag, C.
+    """
+
+    start: Floats1d
+    transitions: Floats2d
+    end: Floats1d
+
+
+def get_steps(lengths: Sequence[int]) -> list[Ints1d]:
+    """RETURNS (List[Ints1d]): For each step the rows of the docs that reach it, longest doc first,
+    so that the docs of a step are the first ones of the step before.
+    """
+    sizes = numpy.asarray(lengths, dtype="int64")
+    order = numpy.argsort(-sizes, kind="stable")
+    starts = (numpy.cumsum(sizes) - sizes)[order]
+    reach = numpy.searchsorted(-sizes[order], -numpy.arange(sizes.max(initial=0)), side="left")
+    return [starts[:n] + t for t, n in enumerate(reach)]
+
+
+def viterbi(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Ints1d:
+    """Find the best allowed tag sequence of every doc.
+
+    scores (Floats2d): Of each tag for each token, N x C.
+    chain (Chain): What may follow what.
+    lengths (Sequence[int]): Tokens per doc, N in all.
+    RETURNS (Ints1d): The tag of each token, N.
+    """
+    xp = get_array_module(scores)
+    steps = get_steps(lengths)
+    best = xp.asarray(scores, dtype="f").copy()
+    back = xp.zeros(scores.shape, dtype="int32")
+    tags = xp.zeros(len(scores), dtype="int64")
+    if not steps:
+        return tags
+    best[steps[0]] += chain.start
+    for before, rows in zip(steps, steps[1:], strict=False):
+        paths = best[before[: len(rows)], :, None] + chain.transitions
+        back[rows] = paths.argmax(axis=1)
+        best[rows] += paths.max(axis=1)
+    for t in range(len(steps) - 1, -1, -1):
+        rows = steps[t]
+        going_on = len(steps[t + 1]) if t + 1 < len(steps) else 0
+        ending = rows[going_on:]
+        tags[ending] = (best[ending] + chain.end).argmax(axis=1)
+        if going_on:
+            after = steps[t + 1]
+            tags[rows[:going_on]] = back[after, tags[after]]
+    return tags
+
+
+@dataclass
+class Lattice:
+    """All tag sequences of all docs at once, in log space and float64.
+
+    forward (Floats2d): Score of all beginnings that end in each tag at each token, N x C.
+    backward (Floats2d): Score of all endings behind each tag at each token, N x C.
+    log_z (Floats1d): The score of all sequences of the doc that each token stands in, N.
+    """
+
+    forward: Floats2d
+    backward: Floats2d
+    log_z: Floats1d
+
+    @property
+    def marginals(self) -> Floats2d:
+        """RETURNS (Floats2d): The probability of each tag at each token, N x C."""
+        xp = get_array_module(self.forward)
+        return xp.exp(self.forward + self.backward - self.log_z[:, None])
+
+
+def sum_paths(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Lattice:
+    """Sum over all tag sequences, by the forward and the backward recursion.
+
+    scores, chain, lengths: As in `viterbi`.
+    """
+    xp = get_array_module(scores)
+    steps = get_steps(lengths)
+    forward = xp.asarray(scores, dtype="float64").copy()
+    backward = xp.zeros(scores.shape, dtype="float64")
+    log_z = xp.zeros(len(scores), dtype="float64")
+    if not steps:
+        return Lattice(forward, backward, log_z)
+    moves = xp.exp(xp.asarray(chain.transitions, dtype="float64"))
+    forward[steps[0]] += chain.start
+    for before, rows in zip(steps, steps[1:], strict=False):
+        forward[rows] += log_matmul(forward[before[: len(rows)]], moves)
+    for t in range(len(steps) - 1, -1, -1):
+        rows = steps[t]
+        going_on = len(steps[t + 1]) if t + 1 < len(steps) else 0
+        ending = rows[going_on:]
+        backward[ending] = chain.end
+        log_z[ending] = log_sum(forward[ending] + chain.end)
+        if going_on:
+            after = steps[t + 1]
+            backward[rows[:going_on]] = log_matmul(scores[after] + backward[after], moves.T)
+            log_z[rows[:going_on]] = log_z[after]
+    return Lattice(forward, backward, log_z)
+
+
+def count_moves(lattice: Lattice, scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Any:
+    """RETURNS (Floats2d): The expected number of times each tag follows each other, C x C."""
+    xp = get_array_module(scores)
+    ends = numpy.cumsum(numpy.asarray(lengths, dtype="int64")) - 1
+    here = numpy.setdiff1d(numpy.arange(len(scores)), ends)
+    left = lattice.forward[here]
+    right = scores[here + 1] + lattice.backward[here + 1]
+    top = left.max(axis=1, keepdims=True)
+    counts = xp.exp(left - top).T @ xp.exp(right + top - lattice.log_z[here, None])
+    return counts * xp.exp(xp.asarray(chain.transitions, dtype="float64"))
+
+
+def crf_loss(
+    scores: Floats2d, allowed: Any, chain: Chain, lengths: Sequence[int]
+) -> tuple[float, Floats2d, Floats2d, int]:
+    """The mean negative log-likelihood, per labelled token, of the tags that the annotation allows.
+
+    Tokens without annotation allow every tag, and are summed out (Tsuboi et al. 2008, "Training
+    Conditional Random Fields Using Incomplete Annotations", section 3).
+
+    scores (Floats2d): N x C.
+    allowed (Bools2d): Which tags each token may have, N x C.
+    chain (Chain): What may follow what.
+    lengths (Sequence[int]): Tokens per doc.
+    RETURNS (Tuple[float, Floats2d, Floats2d, int]): The mean in nats, its gradients for the scores
+        (N x C) and for the transitions (C x C), and the number of labelled tokens. Docs that allow
+        no valid sequence are left out.
+    """
+    xp = get_array_module(scores)
+    sizes = [size for size in lengths if size]
+    free = sum_paths(scores, chain, sizes)
+    # A doc that allows no valid sequence is one without labels.
+    gold_scores = xp.where(allowed, scores, FORBIDDEN)
+    gold = sum_paths(gold_scores, chain, sizes)
+    impossible = (gold.log_z < FORBIDDEN / 2)[:, None]
+    if impossible.any():
+        return crf_loss(scores, allowed | impossible, chain, sizes)
+    n = int((~allowed.all(axis=1)).sum())
+    if not n:
+        return 0.0, xp.zeros_like(scores), xp.zeros_like(chain.transitions), 0
+    first = numpy.cumsum(sizes) - numpy.asarray(sizes)
+    loss = float((free.log_z[first] - gold.log_z[first]).sum()) / n
+    d_scores = (free.marginals - gold.marginals) / n
+    d_moves = (
+        count_moves(free, scores, chain, sizes) - count_moves(gold, gold_scores, chain, sizes)
+    ) / n
+    return loss, d_scores.astype("f"), d_moves.astype("f"), n
+
+
+def span_probability(
+    lattice: Lattice, scores: Floats2d, chain: Chain, start: int, tags: Sequence[int]
+) -> float:
+    """RETURNS (float): The probability that the tokens from row `start` on have these tags."""
+    total = lattice.forward[start, tags[0]]
+    for i, (before, tag) in enumerate(zip(tags, tags[1:], strict=False), start=start + 1):
+        total = total + chain.transitions[before, tag] + scores[i, tag]
+    end = start + len(tags) - 1
+    total = total + lattice.backward[end, tags[-1]] - lattice.log_z[start]
+    return float(numpy.exp(min(float(total), 0.0)))
+
+
+def log_matmul(log_x: Any, moves: Any) -> Any:
+    """RETURNS (Floats2d): log(exp(log_x) @ moves)."""
+    xp = get_array_module(log_x)
+    top = log_x.max(axis=1, keepdims=True)
+    return top + xp.log(xp.exp(log_x - top) @ moves + TINY)
+
+
+def log_sum(log_x: Any) -> Any:
+    """RETURNS (Floats1d): log(sum(exp(row))) of each row."""
+    xp = get_array_module(log_x)
+    top = log_x.max(axis=1)
+    return top + xp.log(xp.exp(log_x - top[:, None]).sum(axis=1))

@@ -1,0 +1,146 @@
+"""What all heads share: how they learn from a batch, and the layers under their scores."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from spacy.tokens import Doc
+from spacy.training import Example, validate_examples
+from thinc.api import (
+    Dropout,
+    Linear,
+    Model,
+    Optimizer,
+    Ragged,
+    chain,
+    list2array,
+    set_dropout_rate,
+    zero_init,
+)
+from thinc.types import Floats2d
+
+
+class Head:
+    """Mixed into a trainable pipe. A head says which examples hold labels for it and what a batch
+    costs; the rest of the update is the same for all.
+
+    A head without labels in a batch is silent: it changes nothing, not even by its momentum.
+    """
+
+    name: str
+    model: Model
+    _has_gradient = False
+
+    def has_labels(self, doc: Doc) -> bool:
+        """RETURNS (bool): Whether a gold doc may hold labels for this head."""
+        raise NotImplementedError
+
+    def get_mean_loss(self, examples: Sequence[Example], scores: Any) -> tuple[float, Any, int]:
+        """RETURNS (Tuple[float, Any, int]): The mean loss per labelled unit in nats, its gradient
+        for the scores, and the number of labelled units.
+        """
+        raise NotImplementedError
+
+    def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, Any]:
+        """Find the loss and its gradient for a batch of docs and their scores.
+
+        examples (Iterable[Example]): The batch.
+        scores: What the model returned for it.
+        RETURNS (Tuple[float, Any]): The mean loss per labelled unit in nats, and its gradient.
+        """
+        return self.get_mean_loss(list(examples), scores)[:2]
+
+    def update(
+        self,
+        examples: Iterable[Example],
+        *,
+        drop: float = 0.0,
+        sgd: Optimizer | None = None,
+        losses: dict[str, float] | None = None,
+    ) -> dict[str, float]:
+        """Learn from a batch of examples.
+
+        examples (Iterable[Example]): The batch. Examples without labels for this head cost nothing.
+        drop (float): The dropout rate, unless the model has its own.
+        sgd (Optional[Optimizer]): The optimizer, to update this head's own weights at once.
+        losses (Optional[Dict[str, float]]): Gets the mean loss per labelled unit, in nats, added
+            under the component's name.
+        RETURNS (Dict[str, float]): The losses.
+        """
+        examples = list(examples)
+        losses = {} if losses is None else losses
+        losses.setdefault(self.name, 0.0)
+        validate_examples(examples, f"{type(self).__name__}.update")
+        docs = [eg.predicted for eg in examples]
+        has_labels = any(self.has_labels(eg.reference) for eg in examples)
+        if not any(map(len, docs)) or not (has_labels or self._must_answer):
+            return losses
+        own_drop = self.model.attrs.get("dropout")
+        set_dropout_rate(self.model, drop if own_drop is None else own_drop)
+        scores, backprop = self.model.begin_update(docs)
+        loss, d_scores, n = self.get_mean_loss(examples, scores)
+        if n or self._must_answer:
+            losses[self.name] += loss  # before the gradient leaves: a balancer may want it
+            self._has_gradient = self._has_gradient or n > 0
+            backprop(d_scores)
+        if sgd:
+            self.finish_update(sgd)
+        return losses
+
+    def finish_update(self, sgd: Optimizer) -> None:
+        """Update this head's weights, if it has learnt something since the last time.
+
+        sgd (Optimizer): The optimizer.
+        """
+        if self._has_gradient:
+            self._has_gradient = False
+            if hasattr(sgd, "clip_model"):
+                sgd.clip_model(self.model)
+            self.model.finish_update(sgd)
+
+    @property
+    def _must_answer(self) -> bool:
+        # A stock encoder loses the others' gradients if its last listener stays silent.
+        return any(
+            hasattr(node, "upstream_name") and not getattr(node, "reads_rows", False)
+            for node in self.model.walk()
+        )
+
+
+def score_tokens(
+    tok2vec: Model[list[Doc], list[Floats2d]], dropout: float | None, nO: int | None
+) -> Model[list[Doc], Floats2d]:
+    """RETURNS (Model[List[Doc], Floats2d]): One score per label for every token, N x nO."""
+    output = Linear(nO=nO, init_W=zero_init)
+    return with_options(chain(tok2vec, list2array(), Dropout(), output), output, tok2vec, dropout)
+
+
+def with_options(model: Model, output: Model, tok2vec: Model, dropout: float | None) -> Model:
+    """Leave on the model what the components look for."""
+    model.set_ref("tok2vec", tok2vec)
+    model.set_ref("output_layer", output)
+    model.attrs["dropout"] = dropout
+    return model
+
+
+def skip_empty(pooling: Model[Ragged, Floats2d]) -> Model[Ragged, Floats2d]:
+    """RETURNS (Model[Ragged, Floats2d]): The pooling, with a row of zeros for an empty doc."""
+    return Model("skip_empty", _skip_empty_forward, layers=[pooling], init=_skip_empty_init)
+
+
+def _skip_empty_init(model: Model, X: Ragged | None = None, Y: Any = None) -> None:
+    model.layers[0].initialize(X=X, Y=Y)
+
+
+def _skip_empty_forward(
+    model: Model[Ragged, Floats2d], docs: Ragged, is_train: bool
+) -> tuple[Floats2d, Callable[[Floats2d], Ragged]]:
+    xp = model.ops.xp
+    filled = xp.flatnonzero(docs.lengths)
+    pooled, backprop_pooling = model.layers[0](Ragged(docs.data, docs.lengths[filled]), is_train)
+    output = model.ops.alloc2f(len(docs.lengths), pooled.shape[1])
+    output[filled] = pooled
+
+    def backprop(d_output: Floats2d) -> Ragged:
+        return Ragged(backprop_pooling(d_output[filled]).data, docs.lengths)
+
+    return output, backprop

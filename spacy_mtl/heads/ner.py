@@ -1,0 +1,348 @@
+"""`mtl_ner`: named entities, in `doc.ents`, by tags for the tokens and exact decoding."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal
+
+import numpy
+from spacy.language import Language
+from spacy.pipeline.trainable_pipe import TrainablePipe
+from spacy.tokens import Doc, Span
+from spacy.training import Example, validate_get_examples
+from spacy.vocab import Vocab
+from thinc.api import Config, Model, get_array_module
+from thinc.types import Floats2d, Ints1d
+
+from ..errors import Errors
+from .crf import FORBIDDEN, Chain, crf_loss, span_probability, sum_paths, viterbi
+from .head import Head, score_tokens, with_options
+from .losses import cross_entropy, one_hot
+
+DEFAULT_CONFIG = """
+[ner]
+scheme = "biluo"
+label_smoothing = 0.0
+spans_key = "ner"
+scorer = {"@scorers": "spacy.ner_scorer.v1"}
+
+[ner.model]
+@architectures = "spacy-mtl.NerHead.v1"
+crf = true
+
+[ner.model.tok2vec]
+@architectures = "spacy-mtl.TaskListener.v1"
+"""
+
+Scheme = Literal["bio", "biluo"]
+PREFIXES = {"bio": "BI", "biluo": "BILU"}
+
+
+def get_tags(labels: Sequence[str], scheme: Scheme) -> list[str]:
+    """RETURNS (List[str]): The tags of a scheme: "O", then each label with each prefix."""
+    return ["O", *(f"{prefix}-{label}" for label in labels for prefix in PREFIXES[scheme])]
+
+
+def get_chain(tags: Sequence[str], scheme: Scheme) -> Chain:
+    """RETURNS (Chain): Which tags may start, follow each other and end."""
+    opens = numpy.array([tag[0] in "OBU" for tag in tags])
+    closes = numpy.array([tag[0] in ("OBI" if scheme == "bio" else "OLU") for tag in tags])
+    inside = numpy.array(
+        [[a[0] in "BI" and b[0] in "IL" and a[1:] == b[1:] for b in tags] for a in tags]
+    )
+    allowed = (closes[:, None] & opens) | inside
+
+    def score(mask: Any) -> Any:
+        return numpy.where(mask, 0.0, FORBIDDEN).astype("f")
+
+    return Chain(score(opens), score(allowed), score(closes))
+
+
+def get_spans(tags: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """YIELDS (Tuple[int, int, str]): First token, the one behind the last, and the label of each
+    entity in a valid tag sequence of either scheme.
+    """
+    start = None
+    for i, tag in enumerate([*tags, "O"]):
+        if start is not None and tag[0] in "OBU":
+            yield start, i, tags[start][2:]
+            start = None
+        if tag[0] in "BU":
+            start = i
+
+
+class MultiTaskNER(Head, TrainablePipe):
+    """Named entity recognition as tagging, with only valid tag sequences ever decoded.
+
+    vocab (Vocab): The shared vocabulary.
+    model (Model[List[Doc], Tuple[Floats2d, Floats2d]]): Scores of each tag for each token, N x C,
+        and learned scores of transitions, C x C.
+    name (str): The component's name.
+    scheme (str): "bio" or "biluo".
+    label_smoothing (float): Share of each target that is spread over all tags. Not with a CRF.
+    spans_key (Optional[str]): Where in `doc.spans` the entities stand with their probabilities as
+        `attrs["scores"]`; None leaves them out.
+    scorer (Optional[Callable]): The scoring method.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        model: Model[list[Doc], tuple[Floats2d, Floats2d]],
+        name: str = "ner",
+        *,
+        scheme: Scheme = "biluo",
+        label_smoothing: float = 0.0,
+        spans_key: str | None = "ner",
+        scorer: Callable | None = None,
+    ) -> None:
+        if scheme not in PREFIXES:
+            raise ValueError(Errors.M030.format(scheme=scheme, schemes=sorted(PREFIXES)))
+        if label_smoothing and model.attrs["crf"]:
+            raise ValueError(Errors.M031.format(label_smoothing=label_smoothing))
+        self.vocab = vocab
+        self.model = model
+        self.name = name
+        self.scorer = scorer
+        self.cfg: dict[str, Any] = {
+            "labels": [],
+            "scheme": scheme,
+            "label_smoothing": label_smoothing,
+            "spans_key": spans_key,
+        }
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """RETURNS (Tuple[str]): The entity types."""
+        return tuple(self.cfg["labels"])
+
+    @property
+    def label_data(self) -> list[str]:
+        """RETURNS (List[str]): What `init labels` writes and `initialize` reads."""
+        return list(self.labels)
+
+    @property
+    def tags(self) -> list[str]:
+        """RETURNS (List[str]): The tags that the scheme makes of the labels."""
+        return get_tags(self.labels, self.cfg["scheme"])
+
+    def add_label(self, label: str) -> int:
+        """Add an entity type, before the model is initialized.
+
+        label (str): The label to add.
+        RETURNS (int): 0 if it is already present, otherwise 1.
+        """
+        if label in self.labels:
+            return 0
+        if self.model.get_ref("output_layer").has_dim("nO"):
+            raise ValueError(Errors.M032.format(name=self.name, label=label, labels=self.labels))
+        self.cfg["labels"].append(label)
+        self.vocab.strings.add(label)
+        return 1
+
+    def initialize(
+        self,
+        get_examples: Callable[[], Iterable[Example]],
+        *,
+        nlp: Language | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        """Find the labels and size the model.
+
+        get_examples (Callable): Returns a representative sample of examples.
+        nlp (Optional[Language]): The current pipeline.
+        labels (Optional[Sequence[str]]): The entity types, as written by `init labels`. Otherwise
+            they are looked up in the examples.
+        RAISES (ValueError): M032 if they disagree with the model, M033 if there are none.
+        """
+        validate_get_examples(get_examples, "MultiTaskNER.initialize")
+        if labels is None:
+            labels = sorted({e.label_ for eg in get_examples() for e in eg.reference.ents})
+        for label in labels:
+            self.add_label(label)
+        if not self.labels:
+            raise ValueError(Errors.M033.format(name=self.name))
+        output = self.model.get_ref("output_layer")
+        if not output.has_dim("nO"):
+            output.set_dim("nO", len(self.tags))
+        self.model.initialize(X=[eg.predicted for eg in islice(get_examples(), 10)])
+
+    def has_labels(self, doc: Doc) -> bool:
+        return doc.has_annotation("ENT_IOB")
+
+    def predict(self, docs: Iterable[Doc]) -> list[list[tuple[int, int, str, float]]]:
+        """Predict the entities of a batch of docs, without modifying them.
+
+        docs (Iterable[Doc]): The docs.
+        RETURNS (List[List[Tuple[int, int, str, float]]]): For each doc its entities: first token,
+            the one behind the last, label and probability.
+        """
+        docs = list(docs)
+        if not any(map(len, docs)):
+            return [[] for _ in docs]
+        scores, transitions = map(self.model.ops.to_numpy, self.model.predict(docs))
+        lengths = [len(doc) for doc in docs]
+        chain = self._get_chain(transitions)
+        ids = viterbi(scores, chain, lengths)
+        lattice = sum_paths(scores, chain, lengths) if self.cfg["spans_key"] else None
+        names = numpy.array(self.tags, dtype=object)[ids]
+        predicted, row = [], 0
+        for length in lengths:
+            entities = []
+            for start, end, label in get_spans(names[row : row + length]):
+                p = 0.0
+                if lattice is not None:
+                    own = ids[row + start : row + end]
+                    p = span_probability(lattice, scores, chain, row + start, own)
+                entities.append((start, end, label, p))
+            predicted.append(entities)
+            row += length
+        return predicted
+
+    def set_annotations(
+        self, docs: Iterable[Doc], predictions: list[list[tuple[int, int, str, float]]]
+    ) -> None:
+        """Write the entities to `doc.ents`, beside those that the doc has already.
+
+        docs (Iterable[Doc]): The docs.
+        predictions: What `predict` returned for them.
+        """
+        key = self.cfg["spans_key"]
+        for doc, entities in zip(docs, predictions, strict=True):
+            given = list(doc.ents)
+            taken = {i for ent in given for i in range(ent.start, ent.end)}
+            spans, probabilities = [], []
+            for start, end, label, p in entities:
+                # spaCy does not take white space at the ends of an entity.
+                while start < end and doc[start].is_space:
+                    start += 1
+                while start < end and doc[end - 1].is_space:
+                    end -= 1
+                if start < end and taken.isdisjoint(range(start, end)):
+                    spans.append(Span(doc, start, end, label=label))
+                    probabilities.append(p)
+            doc.ents = [*given, *spans]
+            if key:
+                doc.spans[key] = spans
+                doc.spans[key].attrs["scores"] = numpy.array(probabilities, dtype="f")
+
+    def get_mean_loss(
+        self, examples: Sequence[Example], scores: tuple[Floats2d, Floats2d]
+    ) -> tuple[float, tuple[Floats2d, Floats2d], int]:
+        emissions, transitions = scores
+        xp = get_array_module(emissions)
+        allowed = one_hot(self._get_gold(examples), emissions.shape[1], xp)
+        if self.model.attrs["crf"]:
+            lengths = [len(eg.predicted) for eg in examples]
+            chain = self._get_chain(transitions)
+            loss, d_emissions, d_transitions, n = crf_loss(emissions, allowed, chain, lengths)
+            return loss, (d_emissions, d_transitions), n
+        smoothing = self.cfg["label_smoothing"]
+        loss, d_emissions, n = cross_entropy(emissions, allowed, label_smoothing=smoothing)
+        return loss, (d_emissions, xp.zeros_like(transitions)), n
+
+    def _get_gold(self, examples: Sequence[Example]) -> Ints1d:
+        """RETURNS (Ints1d): The index of each token's gold tag, -1 where it is missing, cannot be
+        aligned, or is of a type that is not among the labels.
+        """
+        index = {tag: i for i, tag in enumerate(self.tags)}
+        if self.cfg["scheme"] == "bio":
+            for label in self.labels:
+                index[f"U-{label}"] = index[f"B-{label}"]
+                index[f"L-{label}"] = index[f"I-{label}"]
+        tags = [tag for eg in examples for tag in eg.get_aligned_ner()]
+        return numpy.array([index.get(tag, -1) for tag in tags], dtype="int64")
+
+    def _get_chain(self, transitions: Floats2d) -> Chain:
+        xp = get_array_module(transitions)
+        rules = get_chain(self.tags, self.cfg["scheme"])
+        return Chain(
+            xp.asarray(rules.start),
+            xp.asarray(rules.transitions) + transitions,
+            xp.asarray(rules.end),
+        )
+
+
+@Language.factory(
+    "mtl_ner",
+    assigns=["doc.ents", "token.ent_iob", "token.ent_type"],
+    default_config=Config().from_str(DEFAULT_CONFIG)["ner"],
+    default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
+)
+def make_mtl_ner(
+    nlp: Language,
+    name: str,
+    model: Model,
+    scheme: Scheme,
+    label_smoothing: float,
+    spans_key: str | None,
+    scorer: Callable | None,
+) -> MultiTaskNER:
+    """Construct an entity recognizer that shares its encoder.
+
+    model (Model[List[Doc], Tuple[Floats2d, Floats2d]]): `spacy-mtl.NerHead.v1`.
+    scheme (str): "bio" (first, inside) or "biluo" (also last and single tokens).
+    label_smoothing (float): Share of each target that is spread over all tags, 0 to 1. Only
+        without a CRF.
+    spans_key (Optional[str]): Entities with their probabilities go to `doc.spans[spans_key]` and
+        its `attrs["scores"]`; null leaves them out.
+    scorer (Optional[Callable]): The scoring method.
+    RAISES (ValueError): M030 for another scheme, M031 for label smoothing with a CRF.
+    """
+    return MultiTaskNER(
+        nlp.vocab,
+        model,
+        name,
+        scheme=scheme,
+        label_smoothing=label_smoothing,
+        spans_key=spans_key,
+        scorer=scorer,
+    )
+
+
+def build_ner_head_v1(
+    tok2vec: Model[list[Doc], list[Floats2d]],
+    crf: bool = True,
+    dropout: float | None = None,
+    nO: int | None = None,
+) -> Model[list[Doc], tuple[Floats2d, Floats2d]]:
+    """Build a linear layer over each token's vector, and scores of transitions.
+
+    tok2vec (Model[List[Doc], List[Floats2d]]): Where the vectors come from: a listener or a model
+        of its own.
+    crf (bool): Whether transitions are learned, with the loss of a linear-chain conditional random
+        field. Without, each token's tag is learned for itself. Decoding is exact in both cases.
+    dropout (Optional[float]): Dropout of the vectors; `[training] dropout` if it is not given.
+    nO (Optional[int]): The number of tags, found at initialization.
+    """
+    scorer = score_tokens(tok2vec, dropout, nO)
+    output = scorer.get_ref("output_layer")
+    model: Model = Model(
+        "ner_head",
+        _forward,
+        init=_init,
+        layers=[scorer],
+        params={"transitions": None},
+        attrs={"crf": crf},
+    )
+    return with_options(model, output, tok2vec, dropout)
+
+
+def _init(model: Model, X: list[Doc] | None = None, Y: Any = None) -> None:
+    model.layers[0].initialize(X=X)
+    if not model.has_param("transitions"):
+        n_tags = model.get_ref("output_layer").get_dim("nO")
+        model.set_param("transitions", model.ops.alloc2f(n_tags, n_tags))
+
+
+def _forward(
+    model: Model, docs: list[Doc], is_train: bool
+) -> tuple[tuple[Floats2d, Floats2d], Callable[[tuple[Floats2d, Floats2d]], Any]]:
+    emissions, backprop_emissions = model.layers[0](docs, is_train)
+
+    def backprop(d_scores: tuple[Floats2d, Floats2d]) -> Any:
+        d_emissions, d_transitions = d_scores
+        if model.attrs["crf"]:
+            model.inc_grad("transitions", d_transitions)
+        return backprop_emissions(d_emissions)
+
+    return (emissions, model.get_param("transitions")), backprop

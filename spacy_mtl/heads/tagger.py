@@ -1,0 +1,124 @@
+"""`mtl_tagger`: a tag for every token, in `token.tag_`."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy
+from spacy.language import Language
+from spacy.pipeline.tagger import Tagger
+from spacy.tokens import Doc
+from spacy.training import Example
+from thinc.api import Config, Model
+from thinc.types import Floats2d
+
+from .head import Head, score_tokens
+from .losses import cross_entropy
+
+DEFAULT_CONFIG = """
+[tagger]
+overwrite = false
+neg_prefix = "!"
+label_smoothing = 0.0
+scorer = {"@scorers": "spacy.tagger_scorer.v1"}
+
+[tagger.model]
+@architectures = "spacy-mtl.TaggerHead.v1"
+
+[tagger.model.tok2vec]
+@architectures = "spacy-mtl.TaskListener.v1"
+"""
+
+
+class MultiTaskTagger(Head, Tagger):
+    """spaCy's tagger with a true mean loss, for any number of other heads beside it."""
+
+    def has_labels(self, doc: Doc) -> bool:
+        return doc.has_annotation("TAG")
+
+    def predict(self, docs: Iterable[Doc]) -> list[Any]:
+        """Predict the tags of a batch of docs, without modifying them.
+
+        docs (Iterable[Doc]): The docs.
+        RETURNS (List[Ints1d]): For each doc the index of each token's label.
+        """
+        docs = list(docs)
+        if not any(map(len, docs)):
+            return [numpy.zeros(0, dtype="int64") for _ in docs]
+        guesses = self.model.ops.to_numpy(self.model.predict(docs).argmax(axis=1))
+        return numpy.split(guesses, numpy.cumsum([len(doc) for doc in docs])[:-1])
+
+    def get_mean_loss(
+        self, examples: Sequence[Example], scores: Floats2d
+    ) -> tuple[float, Floats2d, int]:
+        allowed = self.model.ops.asarray(self._get_allowed(examples))
+        smoothing = self.cfg["label_smoothing"]
+        return cross_entropy(scores, allowed, label_smoothing=smoothing)
+
+    def _get_allowed(self, examples: Sequence[Example]) -> Any:
+        """RETURNS (Bools2d): The tags that the annotation allows for each token; all where there
+        is none, where it cannot be aligned, or where the tag is not among the labels.
+        """
+        index = {label: i for i, label in enumerate(self.labels)}
+        prefix = self.cfg["neg_prefix"]
+        tags = [tag for eg in examples for tag in eg.get_aligned("TAG", as_string=True)]
+        allowed = numpy.ones((len(tags), len(index)), dtype=bool)
+        for row, tag in enumerate(tags):
+            if tag in index:
+                allowed[row] = False
+                allowed[row, index[tag]] = True
+            elif tag and prefix and tag.startswith(prefix) and tag[len(prefix) :] in index:
+                allowed[row, index[tag[len(prefix) :]]] = False
+        return allowed
+
+    def rehearse(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, float]:
+        """Not supported: the losses are returned as they are."""
+        return kwargs.get("losses") or {}
+
+
+@Language.factory(
+    "mtl_tagger",
+    assigns=["token.tag"],
+    default_config=Config().from_str(DEFAULT_CONFIG)["tagger"],
+    default_score_weights={"tag_acc": 1.0},
+)
+def make_mtl_tagger(
+    nlp: Language,
+    name: str,
+    model: Model,
+    overwrite: bool,
+    neg_prefix: str,
+    label_smoothing: float,
+    scorer: Callable | None,
+) -> MultiTaskTagger:
+    """Construct a tagger that shares its encoder.
+
+    model (Model[List[Doc], Floats2d]): Scores of each label for each token.
+    overwrite (bool): Whether to replace tags that a doc has already.
+    neg_prefix (str): A gold tag with this prefix says what the token is not.
+    label_smoothing (float): Share of each target that is spread over all labels, 0 to 1.
+    scorer (Optional[Callable]): The scoring method.
+    """
+    return MultiTaskTagger(
+        nlp.vocab,
+        model,
+        name=name,
+        overwrite=overwrite,
+        scorer=scorer,
+        neg_prefix=neg_prefix,
+        label_smoothing=label_smoothing,
+    )
+
+
+def build_tagger_head_v1(
+    tok2vec: Model[list[Doc], list[Floats2d]],
+    dropout: float | None = None,
+    nO: int | None = None,
+) -> Model[list[Doc], Floats2d]:
+    """Build a linear layer over each token's vector.
+
+    tok2vec (Model[List[Doc], List[Floats2d]]): Where the vectors come from: a listener or a model
+        of its own.
+    dropout (Optional[float]): Dropout of the vectors; `[training] dropout` if it is not given.
+    nO (Optional[int]): The number of labels, found at initialization.
+    """
+    return score_tokens(tok2vec, dropout, nO)

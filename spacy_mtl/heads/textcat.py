@@ -1,0 +1,251 @@
+"""`mtl_textcat` and `mtl_textcat_multilabel`: categories of docs, in `doc.cats`."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import numpy
+from spacy.language import Language
+from spacy.pipeline.textcat import TextCategorizer
+from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
+from spacy.scorer import Scorer
+from spacy.tokens import Doc
+from spacy.training import Example
+from thinc.api import (
+    Config,
+    Dropout,
+    Linear,
+    Model,
+    ParametricAttention,
+    chain,
+    list2ragged,
+    reduce_first,
+    reduce_max,
+    reduce_mean,
+    reduce_sum,
+    zero_init,
+)
+from thinc.types import Floats2d
+
+from ..errors import Errors
+from .head import Head, skip_empty, with_options
+from .losses import binary_cross_entropy, cross_entropy, sigmoid, softmax
+
+DEFAULT_CONFIG = """
+[textcat]
+threshold = 0.0
+label_smoothing = 0.0
+scorer = {"@scorers": "spacy-mtl.textcat_scorer.v1"}
+
+[textcat.model]
+@architectures = "spacy-mtl.TextCatHead.v1"
+pooling = "mean"
+
+[textcat.model.tok2vec]
+@architectures = "spacy-mtl.TaskListener.v1"
+"""
+EXCLUSIVE_CONFIG = Config().from_str(DEFAULT_CONFIG)["textcat"]
+MULTILABEL_CONFIG = {
+    **EXCLUSIVE_CONFIG,
+    "threshold": 0.5,
+    "scorer": {"@scorers": "spacy.textcat_multilabel_scorer.v2"},
+}
+SCORE_WEIGHTS = {
+    "cats_score": 1.0,
+    "cats_score_desc": None,
+    "cats_micro_p": None,
+    "cats_micro_r": None,
+    "cats_micro_f": None,
+    "cats_macro_p": None,
+    "cats_macro_r": None,
+    "cats_macro_f": None,
+    "cats_macro_auc": None,
+    "cats_f_per_type": None,
+    "cats_auc_per_type": None,
+}
+
+Pooling = Literal["mean", "max", "first", "attention"]
+
+
+class CategoryHead(Head):
+    """What the exclusive and the multi-label head share."""
+
+    cfg: dict[str, Any]
+    labels: tuple[str, ...]
+
+    def has_labels(self, doc: Doc) -> bool:
+        return bool(doc.cats)
+
+    def to_probabilities(self, scores: Floats2d) -> Floats2d:
+        raise NotImplementedError
+
+    def predict(self, docs: Iterable[Doc]) -> Floats2d:
+        """Predict the categories of a batch of docs, without modifying them.
+
+        docs (Iterable[Doc]): The docs.
+        RETURNS (Floats2d): A probability for each doc and label; zeros for an empty doc.
+        """
+        docs = list(docs)
+        lengths = numpy.array([len(doc) for doc in docs])
+        if not lengths.any():
+            return numpy.zeros((len(docs), len(self.labels)), dtype="f")
+        probabilities = self.model.ops.to_numpy(self.to_probabilities(self.model.predict(docs)))
+        return numpy.where(lengths[:, None] > 0, probabilities, 0.0)
+
+    def get_gold(self, examples: Sequence[Example]) -> Floats2d:
+        """RETURNS (Floats2d): The value of each doc and label; nan where it is missing, and for an
+        empty doc.
+        """
+        gold = [
+            [eg.reference.cats.get(label, numpy.nan) for label in self.labels] for eg in examples
+        ]
+        array = numpy.array(gold, dtype="f")
+        array[[not len(eg.predicted) for eg in examples]] = numpy.nan
+        return array
+
+
+class MultiTaskTextCategorizer(CategoryHead, TextCategorizer):
+    """spaCy's text categorizer for categories that exclude each other, with a true mean loss, and
+    with docs left out that have no category.
+    """
+
+    support_missing_values = True
+
+    def __init__(self, *args: Any, label_smoothing: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cfg["label_smoothing"] = label_smoothing
+
+    def to_probabilities(self, scores: Floats2d) -> Floats2d:
+        return softmax(scores)
+
+    def get_mean_loss(
+        self, examples: Sequence[Example], scores: Floats2d
+    ) -> tuple[float, Floats2d, int]:
+        self._validate_categories(examples)
+        gold = self.get_gold(examples)
+        known = (gold == 1).any(axis=1, keepdims=True)
+        # The one that is named, or else all that are not ruled out.
+        allowed = self.model.ops.asarray(numpy.where(known, gold == 1, gold != 0))
+        return cross_entropy(scores, allowed, label_smoothing=self.cfg["label_smoothing"])
+
+
+class MultiTaskMultiLabelTextCategorizer(CategoryHead, MultiLabel_TextCategorizer):
+    """spaCy's text categorizer for categories that are independent, with a true mean loss."""
+
+    def __init__(self, *args: Any, label_smoothing: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cfg["label_smoothing"] = label_smoothing
+
+    def to_probabilities(self, scores: Floats2d) -> Floats2d:
+        return sigmoid(scores)
+
+    def get_mean_loss(
+        self, examples: Sequence[Example], scores: Floats2d
+    ) -> tuple[float, Floats2d, int]:
+        gold = self.get_gold(examples)
+        labelled = ~numpy.isnan(gold)
+        asarray = self.model.ops.asarray
+        return binary_cross_entropy(
+            scores,
+            asarray(numpy.where(labelled, gold, 0.0).astype("f")),
+            asarray(labelled),
+            label_smoothing=self.cfg["label_smoothing"],
+        )
+
+
+@Language.factory(
+    "mtl_textcat",
+    assigns=["doc.cats"],
+    default_config=EXCLUSIVE_CONFIG,
+    default_score_weights=SCORE_WEIGHTS,
+)
+def make_mtl_textcat(
+    nlp: Language,
+    name: str,
+    model: Model,
+    threshold: float,
+    label_smoothing: float,
+    scorer: Callable | None,
+) -> MultiTaskTextCategorizer:
+    """Construct a text categorizer, for exactly one category per doc, that shares its encoder.
+
+    model (Model[List[Doc], Floats2d]): Scores of each label for each doc, before the softmax.
+    threshold (float): Not used; the best category is the answer.
+    label_smoothing (float): Share of each target that is spread over all labels, 0 to 1.
+    scorer (Optional[Callable]): The scoring method.
+    """
+    return MultiTaskTextCategorizer(
+        nlp.vocab, model, name, threshold=threshold, scorer=scorer, label_smoothing=label_smoothing
+    )
+
+
+@Language.factory(
+    "mtl_textcat_multilabel",
+    assigns=["doc.cats"],
+    default_config=MULTILABEL_CONFIG,
+    default_score_weights=SCORE_WEIGHTS,
+)
+def make_mtl_textcat_multilabel(
+    nlp: Language,
+    name: str,
+    model: Model,
+    threshold: float,
+    label_smoothing: float,
+    scorer: Callable | None,
+) -> MultiTaskMultiLabelTextCategorizer:
+    """Construct a text categorizer, for any number of categories per doc, that shares its encoder.
+
+    model (Model[List[Doc], Floats2d]): Scores of each label for each doc, before the sigmoid.
+    threshold (float): From which probability on the scorer counts a category as given.
+    label_smoothing (float): Moves each target this far towards 1/2, 0 to 1.
+    scorer (Optional[Callable]): The scoring method.
+    """
+    return MultiTaskMultiLabelTextCategorizer(
+        nlp.vocab, model, name, threshold=threshold, scorer=scorer, label_smoothing=label_smoothing
+    )
+
+
+def build_textcat_head_v1(
+    tok2vec: Model[list[Doc], list[Floats2d]],
+    pooling: Pooling = "mean",
+    dropout: float | None = None,
+    nO: int | None = None,
+) -> Model[list[Doc], Floats2d]:
+    """Build a linear layer over one vector per doc.
+
+    tok2vec (Model[List[Doc], List[Floats2d]]): Where the vectors come from: a listener or a model
+        of its own.
+    pooling (str): How tokens become one vector: "mean", "max", "first" token, or a learned
+        "attention" over them.
+    dropout (Optional[float]): Dropout of the doc's vector; `[training] dropout` if not given.
+    nO (Optional[int]): The number of labels, found at initialization.
+    RAISES (ValueError): M034 for another pooling.
+    """
+    poolings: dict[str, Callable[[], Model]] = {
+        "mean": reduce_mean,
+        "max": reduce_max,
+        "first": reduce_first,
+        "attention": lambda: chain(ParametricAttention(), reduce_sum()),
+    }
+    if pooling not in poolings:
+        raise ValueError(Errors.M034.format(pooling=pooling, poolings=sorted(poolings)))
+    output = Linear(nO=nO, init_W=zero_init)
+    layers = chain(tok2vec, list2ragged(), skip_empty(poolings[pooling]()), Dropout(), output)
+    return with_options(layers, output, tok2vec, dropout)
+
+
+def score_textcat(examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+    """Score exclusive categories over the docs that have one.
+
+    Docs without a gold category are left out; spaCy's scorer counts them as errors.
+
+    examples (Iterable[Example]): The examples.
+    RETURNS (Dict[str, Any]): The scores of `Scorer.score_cats`, None where no doc has a category.
+    """
+    labelled = [eg for eg in examples if any(eg.reference.cats.values())]
+    scores = Scorer.score_cats(labelled, "cats", multi_label=False, **kwargs)
+    return scores if labelled else dict.fromkeys(scores)
+
+
+def make_textcat_scorer() -> Callable:
+    """RETURNS (Callable): The scorer of exclusive categories."""
+    return score_textcat

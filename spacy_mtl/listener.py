@@ -1,0 +1,103 @@
+"""Hands a head its rows of the token matrix and brings its gradient back."""
+
+from collections.abc import Callable
+from typing import Any
+
+from spacy.tokens import Doc
+from spacy_transformers.layers import TransformerListener
+from thinc.api import Model, concatenate
+from thinc.types import Floats2d
+
+from .encoder.matrix import KEY, TokenMatrix, TokenRows, get_rows, set_rows
+from .errors import Errors
+
+
+class TaskListener(TransformerListener):
+    """A layer that reads its output from the docs, where the encoder has left it.
+
+    upstream_name (str): The encoder's component name, or "*" for any.
+    grad_factor (float): Scales the gradient on its way to the encoder.
+    """
+
+    name = "task-listener"
+    reads_rows = True
+
+    def __init__(self, upstream_name: str, grad_factor: float) -> None:
+        Model.__init__(
+            self,
+            name=self.name,
+            forward=forward,
+            init=init,
+            dims={"nO": None},
+            attrs={"grad_factor": grad_factor},
+        )
+        self.upstream_name = upstream_name
+
+
+def build_task_listener_v1(
+    upstream: str = "*", grad_factor: float = 1.0
+) -> Model[list[Doc], list[Floats2d]]:
+    """Build a layer that listens to `mtl_transformer`: one row per token for each doc.
+
+    upstream (str): The encoder's component name, or "*" for any.
+    grad_factor (float): Scales this head's gradient on its way to the encoder. With 0 the encoder
+        learns nothing from the head.
+    """
+    return TaskListener(upstream, grad_factor)
+
+
+def init(model: TaskListener, X: list[Doc] | None = None, Y: Any = None) -> None:
+    """Let the layers behind infer their sizes from docs that no encoder has seen."""
+    width = model.get_dim("nO") if model.has_dim("nO") else None
+    if width is None:
+        raise ValueError(Errors.M011.format(upstream=model.upstream_name))
+    for doc in X or []:
+        if get_rows(doc) is None:
+            empty = TokenMatrix(model.ops.alloc2f(len(doc), width), [len(doc)])
+            set_rows([doc], empty, readers={model.id})
+
+
+def forward(
+    model: TaskListener, docs: list[Doc], is_train: bool
+) -> tuple[list[Floats2d], Callable[[list[Floats2d]], list[Doc]]]:
+    rows = [require_rows(model, doc) for doc in docs]
+    outputs = [row.rows for row in rows]
+    grad_factor = model.attrs["grad_factor"]
+    hub = rows[0].hub if rows else None
+    for doc, row in zip(docs, rows, strict=True):
+        if row.readers is not None:
+            row.readers.discard(model.id)
+            if not row.readers:
+                doc.user_data[KEY] = None
+
+    def backprop(d_outputs: list[Floats2d]) -> list[Doc]:
+        if hub is not None and grad_factor:
+            hub.receive(model.id, rows, [grad_factor * d_output for d_output in d_outputs])
+        return []
+
+    return outputs, backprop
+
+
+def require_rows(model: TaskListener, doc: Doc) -> TokenRows:
+    """RETURNS (TokenRows): What the encoder left on the doc.
+    RAISES (ValueError): M012 if there is nothing, or not from `mtl_transformer`.
+    """
+    rows = get_rows(doc)
+    if rows is None:
+        raise ValueError(Errors.M012.format(upstream=model.upstream_name, text=doc.text[:40]))
+    return rows
+
+
+def build_concat_tok2vec_v1(
+    layers: dict[str, Any],  # models: unresolved blocks are checked too
+) -> Model[list[Doc], list[Floats2d]]:
+    """Put the token vectors of several models beside each other, such as a listener's and hashed
+    lexical features, which show an uncased encoder the case of a word.
+
+    layers (Dict[str, Model[List[Doc], List[Floats2d]]]): The models, by any names.
+    RAISES (ValueError): M013 if there is none.
+    """
+    if not layers:
+        raise ValueError(Errors.M013)
+    models = list(layers.values())
+    return concatenate(*models) if len(models) > 1 else models[0]

@@ -1,0 +1,239 @@
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from spacy.cli._util import app
+from spacy.tokens import Doc, DocBin
+from spacy.vocab import Vocab
+from typer.testing import CliRunner
+
+from spacy_mtl.cli import mtl_cli, setup_cli
+from spacy_mtl.cli.convert import Counts, TaskCounts, convert, count_docs
+from spacy_mtl.corpora.formats import find_files, guess_format
+
+ROW = "{}\t{}\t_\t{}\t{}\t_\t0\t_\t_\tNER={}\n"
+CONLLU = (
+    "# newdoc id = news-1\n# meta::genre = news\n"
+    + ROW.format(1, "Anna", "PROPN", "NNP", "B-PER")
+    + ROW.format(2, "sleeps", "VERB", "VBZ", "O")
+    + "\n"
+    + ROW.format(1, "Why", "ADV", "WRB", "O")
+    + "\n# newdoc id = chat-2\n# meta::genre = talk\n"
+    + ROW.format(1, "Bob", "PROPN", "NNP", "B-PER")
+    + "\n"
+)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A folder with one small corpus in each format."""
+    files = {
+        "ud/a.conllu": CONLLU,
+        "slots/seq.in": "play abba\n",
+        "slots/seq.out": "O B-artist\n",
+        "slots/label": "Play\n",
+        "jsonl/a.jsonl": '{"text": "a b", "entities": []}\n{"text": "c", "label": "x"}\n',
+        "csv/a.csv": "text,label\nhi,x\n",
+        "csv/b.csv": "text,label\nyo,y\n",
+        "csv/README.md": "not a corpus",
+        "tsv/a.tsv": "body\tkind\nhi\tx;y\n",
+        "clinc/a.json": json.dumps({"train": [["hi", "x"]], "val": [["yo", "y"]]}),
+        "empty/a.csv": "text,label\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf8")
+    return tmp_path
+
+
+def load(path: Path) -> list[Doc]:
+    return list(DocBin().from_disk(path).get_docs(Vocab()))
+
+
+def test_counts(corpus):
+    counts = convert([corpus / "ud"], corpus / "out.spacy")
+    assert counts == Counts(
+        docs=2,
+        words=4,
+        tasks={
+            "tags": TaskCounts(4, Counter(NNP=2, VBZ=1, WRB=1), 0),
+            "ents": TaskCounts(2, Counter(PER=2), 0),
+            "cats": TaskCounts(2, Counter(news=1, talk=1), 0),
+        },
+    )
+    assert count_docs(load(corpus / "out.spacy")) == counts
+
+
+def test_missing_annotations_are_counted_as_missing(corpus):
+    counts = convert([corpus / "jsonl"], corpus / "out.spacy")
+    assert counts.tasks == {
+        "tags": TaskCounts(0, Counter(), 2),
+        "ents": TaskCounts(0, Counter(), 1),
+        "cats": TaskCounts(1, Counter(x=1), 1),
+    }
+
+
+def test_categories_have_a_value_for_every_label_of_the_input(corpus):
+    convert([corpus / "ud" / "a.conllu", corpus / "csv", corpus / "jsonl"], corpus / "out.spacy")
+    none = {"news": 0.0, "talk": 0.0, "x": 0.0, "y": 0.0}
+    assert [doc.cats for doc in load(corpus / "out.spacy")] == [
+        none | {"news": 1.0},
+        none | {"talk": 1.0},
+        none | {"x": 1.0},
+        none | {"y": 1.0},
+        {},
+        none | {"x": 1.0},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        (0, ["Anna sleeps Why ", "Bob "]),
+        (2, ["Anna sleeps ", "Why ", "Bob "]),
+        (1, ["Anna sleeps ", "Why ", "Bob "]),
+        (3, ["Anna sleeps Why ", "Bob "]),
+    ],
+)
+def test_words_in_a_chunk(corpus, words, texts):
+    convert([corpus / "ud"], corpus / "out.spacy", words=words)
+    assert [doc.text for doc in load(corpus / "out.spacy")] == texts
+
+
+@pytest.mark.parametrize(
+    ("tasks", "kept"),
+    [
+        (["tags", "ents", "cats"], (True, True, True)),
+        (["tags"], (True, False, False)),
+        (["ents"], (False, True, False)),
+        (["cats"], (False, False, True)),
+    ],
+)
+def test_dropped_tasks_become_missing(corpus, tasks, kept):
+    counts = convert([corpus / "ud"], corpus / "out.spacy", tasks=tasks)
+    for doc in load(corpus / "out.spacy"):
+        assert all(doc.has_annotation(attr) is kept[0] for attr in ("TAG", "POS"))
+        assert doc.has_annotation("ENT_IOB") is kept[1]
+        assert bool(doc.cats) is kept[2]
+    for task, has in zip(counts.tasks.values(), kept, strict=True):
+        assert task.missing == (0 if has else 2)
+
+
+def test_output_folder_is_made(corpus):
+    convert([corpus / "slots"], corpus / "deep" / "er" / "out.spacy")
+    (doc,) = load(corpus / "deep" / "er" / "out.spacy")
+    assert (doc.text, doc.cats) == ("play abba", {"Play": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("x/a.conllu", "conllu"),
+        ("x/seq.in", "slots"),
+        ("x/seq.out", "slots"),
+        ("x/label", "slots"),
+        ("x/a.jsonl", "jsonl"),
+        ("x/a.csv", "csv"),
+        ("x/a.tsv", "tsv"),
+        ("x/a.json", "clinc"),
+        ("x/a.txt", None),
+        ("x/my.label", None),
+    ],
+)
+def test_guess_format(name, format):
+    assert guess_format(Path(name)) == format
+
+
+def test_find_files(corpus):
+    triple = [corpus / "slots" / name for name in ("seq.in", "seq.out", "label")]
+    assert find_files(triple) == find_files([corpus / "slots"]) == [("slots", corpus / "slots")]
+    folder = corpus / "csv"
+    assert find_files([folder]) == [("csv", folder / "a.csv"), ("csv", folder / "b.csv")]
+    assert find_files([folder / "README.md"], "csv") == [("csv", folder / "README.md")]
+
+
+def test_command(corpus):
+    args = [corpus / "ud", corpus / "slots", corpus / "out.spacy", "--tags", "upos", "-c", "newdoc"]
+    result = CliRunner().invoke(app, ["mtl", "convert", *map(str, args)])
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.output.splitlines()]
+    assert ["tags", "4", "tokens", "3", "1"] in lines
+    assert ["ents", "3", "entities", "2", "0"] in lines
+    assert ["cats", "3", "docs", "3", "0"] in lines
+    assert ["tags:", "PROPN", "(2),", "VERB", "(1),", "ADV", "(1)"] in lines
+    first, second, third = load(corpus / "out.spacy")
+    assert [token.tag_ for token in first] == ["PROPN", "VERB", "ADV"]
+    assert first.cats == {"Play": 0.0, "chat": 0.0, "news": 1.0}
+    assert second.cats == {"Play": 0.0, "chat": 1.0, "news": 0.0}
+    assert not third.has_annotation("TAG")
+
+
+@pytest.mark.parametrize(
+    ("args", "text", "cats"),
+    [
+        (["clinc"], "hi", {"x": 1.0}),
+        (["clinc", "--split", "val"], "yo", {"y": 1.0}),
+        (
+            ["tsv", "--text", "body", "--category", "kind", "--separator", ";"],
+            "hi",
+            {"x": 1.0, "y": 1.0},
+        ),
+        (["csv/b.csv", "--format", "csv", "--tasks", "tags, ents"], "yo", {}),
+    ],
+)
+def test_command_options(corpus, args, text, cats):
+    name, *options = args
+    paths = [str(corpus / name), str(corpus / "out.spacy")]
+    result = CliRunner().invoke(app, ["mtl", "convert", *paths, *options])
+    assert result.exit_code == 0, result.output
+    (doc,) = load(corpus / "out.spacy")
+    assert (doc.text, doc.cats) == (text, cats)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "code", "part"),
+    [
+        ("none.csv", {}, "M101", "none.csv"),
+        ("csv/README.md", {}, "M102", "README.md"),
+        ("ud", {"format": "csv"}, "M102", "'csv'"),
+        ("ud/a.conllu", {"format": "xml"}, "M102", "'xml'"),
+        ("empty", {}, "M112", "empty"),
+        ("ud", {"tasks": ["tags", "deps"]}, "M113", "'deps'"),
+        ("ud", {"tags": "feats"}, "M113", "'feats'"),
+        ("ud", {"columns": "xpos"}, "M113", "'columns'"),
+    ],
+)
+def test_errors(corpus, name, options, code, part):
+    with pytest.raises(ValueError, match=code) as error:
+        convert([corpus / name], corpus / "out.spacy", **options)
+    assert part in str(error.value)
+    assert not (corpus / "out.spacy").exists()
+
+
+def test_command_prints_errors(corpus):
+    args = [str(corpus / "ud"), str(corpus / "out.spacy"), "--tasks", "tags,deps"]
+    result = CliRunner().invoke(app, ["mtl", "convert", *args])
+    assert result.exit_code == 1
+    assert "M113" in result.output
+    assert "deps" in result.output
+
+
+def test_command_is_registered_once():
+    assert setup_cli() is mtl_cli
+    assert [group.typer_instance for group in app.registered_groups].count(mtl_cli) == 1
+
+
+def test_modules_import_no_heavy_package():
+    code = (
+        "import sys, spacy.cli; before = set(sys.modules); import spacy_mtl.cli;"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    root = Path(__file__).parents[2]
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    ).stdout.split()
+    assert "spacy_mtl" in output
+    assert not {"torch", "transformers", "matplotlib"} & set(output)

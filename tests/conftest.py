@@ -1,0 +1,261 @@
+"""Tiny encoders of several families, made on the spot, and a few labelled texts."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import spacy
+import torch
+from spacy.language import Language
+from spacy.tokens import Doc
+from spacy.training import Example
+from spacy.util import fix_random_seed
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+WIDTH = 32
+TEXTS = [
+    "Maria Keller flew to Lisbon on Friday .",
+    "The new camera from Orion Labs takes sharp pictures .",
+    "We ate soup in Porto and liked it .",
+    "Paul runs every morning before work .",
+]
+TAGS = [
+    ["NNP", "NNP", "VBD", "IN", "NNP", "IN", "NNP", "."],
+    ["DT", "JJ", "NN", "IN", "NNP", "NNP", "VBZ", "JJ", "NNS", "."],
+    ["PRP", "VBD", "NN", "IN", "NNP", "CC", "VBD", "PRP", "."],
+    ["NNP", "VBZ", "DT", "NN", "IN", "NN", "."],
+]
+ENTS = [
+    [(0, 2, "PERSON"), (4, 5, "PLACE"), (6, 7, "DATE")],
+    [(4, 6, "ORG")],
+    [(4, 5, "PLACE")],
+    [(0, 1, "PERSON")],
+]
+CATS = ["travel", "technology", "food", "sport"]
+SPECIAL = {
+    "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
+    "roberta": ["<s>", "<pad>", "</s>", "<unk>"],
+    "albert": ["<pad>", "<unk>", "[CLS]", "[SEP]"],
+}
+# Each family's kind of tokenizer, and what its config calls the usual sizes.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", {}),
+    "electra": ("bert", {"embedding_size": WIDTH}),
+    "distilbert": ("bert", {"dim": WIDTH, "n_layers": 2, "n_heads": 4, "hidden_dim": 2 * WIDTH}),
+    "mpnet": ("roberta", {"max_position_embeddings": 514}),
+    "roberta": ("roberta", {"max_position_embeddings": 514}),
+    "xlm-roberta": ("roberta", {"max_position_embeddings": 514}),
+    "deberta": ("roberta", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
+    "albert": ("albert", {"embedding_size": 16}),
+}
+
+
+def build_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    special = SPECIAL[kind]
+    pad, unk = (special[1], special[3]) if kind == "roberta" else special[:2]
+    cls, sep = (special[0], special[2]) if kind == "roberta" else special[2:]
+    trainer: Any
+    if kind == "bert":
+        tokenizer = Tokenizer(models.WordPiece(unk_token=unk))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(vocab_size=150, special_tokens=special)
+    elif kind == "roberta":
+        tokenizer = Tokenizer(models.BPE(unk_token=unk))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=330,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        )
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=100, special_tokens=special, unk_token=unk, show_progress=False
+        )
+    trainer.show_progress = False
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in (cls, sep)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=pad, unk_token=unk, cls_token=cls, sep_token=sep
+    )
+
+
+def build_encoder(family: str, folder: Path, dropout: float = 0.0) -> Path:
+    """Save a tiny encoder of a family with random weights."""
+    kind, extra = FAMILIES[family]
+    tokenizer = build_tokenizer(kind)
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * WIDTH,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        "dropout": dropout,
+        "attention_dropout": dropout,
+    }
+    if family == "distilbert":
+        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
+            del sizes[key]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{**sizes, **extra})
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny BERT without dropout."""
+    return str(build_encoder("bert", tmp_path_factory.mktemp("bert")))
+
+
+@pytest.fixture(params=FAMILIES)
+def any_encoder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny encoder of each family in turn."""
+    return str(build_encoder(request.param, tmp_path_factory.mktemp(request.param)))
+
+
+def make_gold(vocab: Any, i: int, tasks: tuple[str, ...] = ("tagger", "ner", "textcat")) -> Doc:
+    """The i-th labelled text, with the labels of some tasks only."""
+    doc = Doc(vocab, words=TEXTS[i].split())
+    if "tagger" in tasks:
+        for token, tag in zip(doc, TAGS[i], strict=True):
+            token.tag_ = tag
+    if "ner" in tasks:
+        doc.set_ents([doc.char_span(*chars(doc, s, e), label=label) for s, e, label in ENTS[i]])
+    if "textcat" in tasks:
+        doc.cats = {cat: float(cat == CATS[i]) for cat in CATS}
+    return doc
+
+
+def chars(doc: Doc, start: int, end: int) -> tuple[int, int]:
+    return doc[start].idx, doc[end - 1].idx + len(doc[end - 1])
+
+
+def make_examples(nlp: Language, *tasks: str) -> list[Example]:
+    """All labelled texts, with the labels of the given tasks, by default of all."""
+    golds = [make_gold(nlp.vocab, i, tasks or ("tagger", "ner", "textcat")) for i in range(4)]
+    return [Example(Doc(nlp.vocab, words=[t.text for t in gold]), gold) for gold in golds]
+
+
+@pytest.fixture
+def make_nlp(encoder: str) -> Callable[..., Language]:
+    """A function that makes an initialized pipeline.
+
+    pipes (str): The heads in order, of `mtl_` factories unless the factory is given as
+        "name=factory". The encoder `transformer` comes first.
+    """
+
+    def make(
+        *pipes: str,
+        name: str = encoder,
+        balancer: dict[str, Any] | None = None,
+        model: dict[str, Any] | None = None,
+        config: dict[str, dict[str, Any]] | None = None,
+        initialize: bool = True,
+    ) -> Language:
+        fix_random_seed(0)
+        nlp = spacy.blank("en")
+        encoder_config: dict[str, Any] = {"model": {"name": name, **(model or {})}}
+        if balancer:
+            encoder_config["balancer"] = balancer
+        nlp.add_pipe("mtl_transformer", name="transformer", config=encoder_config)
+        for pipe in pipes or ("tagger", "ner", "textcat"):
+            pipe_name, _, factory = pipe.partition("=")
+            nlp.add_pipe(
+                factory or f"mtl_{pipe_name}",
+                name=pipe_name,
+                config=(config or {}).get(pipe_name, {}),
+            )
+        if initialize:
+            nlp.initialize(lambda: make_examples(nlp))
+        return nlp
+
+    return make
+
+
+STOCK_LISTENER = {
+    "@architectures": "spacy-transformers.TransformerListener.v1",
+    "grad_factor": 1.0,
+    "pooling": {"@layers": "reduce_mean.v1"},
+    "upstream": "*",
+}
+STOCK_MODELS: dict[str, dict[str, Any]] = {
+    "tagger": {"@architectures": "spacy.Tagger.v2", "tok2vec": STOCK_LISTENER},
+    "ner": {
+        "@architectures": "spacy.TransitionBasedParser.v2",
+        "state_type": "ner",
+        "extra_state_tokens": False,
+        "hidden_width": 16,
+        "maxout_pieces": 2,
+        "use_upper": False,
+        "tok2vec": STOCK_LISTENER,
+    },
+    "textcat": {
+        "@architectures": "spacy.TextCatCNN.v2",
+        "exclusive_classes": True,
+        "tok2vec": STOCK_LISTENER,
+    },
+}
+
+
+def make_stock_nlp(
+    encoder: str, *pipes: str, factory: str = "transformer", initialize: bool = True
+) -> Language:
+    """A pipeline of stock heads behind stock `transformer` or behind `mtl_transformer`."""
+    fix_random_seed(0)
+    nlp = spacy.blank("en")
+    get_spans = {
+        "@span_getters": "spacy-transformers.strided_spans.v1",
+        "window": 128,
+        "stride": 96,
+    }
+    nlp.add_pipe(
+        factory, name="transformer", config={"model": {"name": encoder, "get_spans": get_spans}}
+    )
+    for pipe in pipes or ("tagger", "ner", "textcat"):
+        nlp.add_pipe(pipe, config={"model": STOCK_MODELS[pipe]})
+    if initialize:
+        nlp.initialize(lambda: make_examples(nlp))
+    return nlp
+
+
+def encoder_module(nlp: Language) -> torch.nn.Module:
+    return nlp.get_pipe("transformer").model.transformer  # type: ignore[attr-defined]
+
+
+def encoder_gradient(nlp: Language) -> numpy.ndarray:
+    """All gradients of the encoder in one array, zeros where there is none."""
+    return numpy.concatenate(
+        [
+            (torch.zeros_like(p) if p.grad is None else p.grad).numpy().ravel().copy()
+            for p in encoder_module(nlp).parameters()
+        ]
+    )
+
+
+def encoder_weights(nlp: Language) -> bytes:
+    """The encoder's weights, byte by byte."""
+    return b"".join(p.detach().numpy().tobytes() for p in encoder_module(nlp).parameters())

@@ -1,0 +1,268 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from spacy.tokens import Doc, DocBin
+from spacy.vocab import Vocab
+
+from spacy_mtl.corpora.conllu import Mention, Word, read_conllu, read_mentions
+
+ENTITY = "# global.Entity = GRP-etype-infstat-identity"
+GUM = f"""# newdoc id = GUM_news_one
+{ENTITY}
+# meta::genre = news
+# sent_id = 1
+1	Duke	duke	NOUN	NN	_	0	root	_	Entity=(1-person-new-Duke_X
+2	University	_	PROPN	NNP	_	1	flat	_	Entity=(2-place-new-Duke_University)
+3	of	of	ADP	IN	_	1	case	_	_
+4	York	York	PROPN	NNP	_	1	nmod	_	Entity=(3-place-new-York)1)|SpaceAfter=No
+5	.	.	PUNCT	.	_	1	punct	_	_
+
+# sent_id = 2
+1	They	they	PRON	PRP	_	2	nsubj	_	Entity=(1-person-giv-Duke_X)
+2	saw	see	VERB	VBD	_	0	root	_	_
+3	Anna	Anna	PROPN	NNP	_	2	obj	_	Entity=(4-person-new)
+4	Rome	Rome	PROPN	NNP	_	2	obj	_	Entity=(5-place-new-Rome)
+
+# newdoc id = GUM_vlog_two
+# meta::genre = vlog
+1	Hi	hi	INTJ	_	_	0	root	_	_
+
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "corpus.conllu"
+    path.write_bytes(text.encode())
+    return path
+
+
+def read(folder: Path, text: str, **options: str) -> list[Doc]:
+    """Read a text as CoNLL-U and send the docs through a `DocBin`."""
+    docs = read_conllu(write(folder, text), Vocab(), **options)
+    return list(DocBin(docs=docs).get_docs(Vocab()))
+
+
+def rows(*words: str, misc: tuple[str, ...] = ()) -> str:
+    """A sentence of CoNLL-U: one row per word, all of them proper nouns."""
+    misc = misc or ("_",) * len(words)
+    return "".join(
+        f"{i}\t{word}\t_\tPROPN\tNNP\t_\t0\t_\t_\t{item}\n"
+        for i, (word, item) in enumerate(zip(words, misc, strict=True), 1)
+    )
+
+
+def ents(doc: Doc) -> list[tuple[str, str]]:
+    return [(ent.text, ent.label_) for ent in doc.ents]
+
+
+def iobs(doc: Doc) -> list[int]:
+    return [token.ent_iob for token in doc]
+
+
+def test_words_tags_and_sentences(tmp_path):
+    first, second = read(tmp_path, GUM)
+    assert first.text == "Duke University of York. They saw Anna Rome "
+    assert [t.tag_ for t in first] == ["NN", "NNP", "IN", "NNP", ".", "PRP", "VBD", "NNP", "NNP"]
+    assert [t.pos_ for t in first][:3] == ["NOUN", "PROPN", "ADP"]
+    assert [t.i for t in first if t.is_sent_start] == [0, 5]
+    assert [t.text for t in second] == ["Hi"]
+
+
+def test_tag_column(tmp_path):
+    first, second = read(tmp_path, GUM, tags="upos")
+    assert [t.tag_ for t in first][:4] == ["NOUN", "PROPN", "ADP", "PROPN"]
+    assert [t.tag_ for t in second] == ["INTJ"]
+
+
+def test_underscore_is_a_missing_tag(tmp_path):
+    second = read(tmp_path, GUM)[1]
+    assert not second.has_annotation("TAG")
+    assert second[0].pos_ == "INTJ"
+
+
+def test_unknown_coarse_tag_is_missing(tmp_path):
+    (doc,) = read(tmp_path, rows("a").replace("PROPN", "FOO"))
+    assert doc[0].pos_ == ""
+    assert doc[0].tag_ == "NNP"
+
+
+def test_ranges_and_empty_nodes(tmp_path):
+    (doc,) = read(
+        tmp_path,
+        "1-2\tdon't\t_\t_\t_\t_\t_\t_\t_\tSpaceAfter=No\n"
+        "1\tdo\t_\tAUX\tVBP\t_\t0\t_\t_\t_\n"
+        "2\tn't\t_\tPART\tRB\t_\t0\t_\t_\t_\n"
+        "2.1\tgo\t_\tVERB\tVB\t_\t_\t_\t_\t_\n"
+        "3\t,\t_\tPUNCT\t,\t_\t0\t_\t_\t_\n"
+        "4-5\tdu\t_\t_\t_\t_\t_\t_\t_\t_\n"
+        "4\tde\t_\tADP\tIN\t_\t0\t_\t_\tSpaceAfter=No\n"
+        "5\tle\t_\tDET\tDT\t_\t0\t_\t_\tSpaceAfter=No\n"
+        "6\tx\t_\tX\tFW\t_\t0\t_\t_\tSpaceAfter=No\n",
+    )
+    assert [t.text for t in doc] == ["do", "n't", ",", "de", "le", "x"]
+    assert doc.text == "don't, de le x"
+
+
+def test_named_mentions(tmp_path):
+    """The longest named mention wins; one without identity or proper noun is none."""
+    first, second = read(tmp_path, GUM)
+    assert ents(first) == [("Duke University of York", "person"), ("Rome", "place")]
+    assert iobs(first) == [3, 1, 1, 1, 2, 2, 2, 2, 3]
+    assert iobs(second) == [2], "declared and empty: annotated as no entity"
+
+
+@pytest.mark.parametrize(
+    ("header", "misc"),
+    [
+        ("", "_"),
+        ("", "Entity=(1-person-new-Rome)"),
+        ("# global.Entity = eid-etype-head-other\n", "Entity=(1-person-1-x)"),
+    ],
+)
+def test_entities_are_missing_unless_named_mentions_are_declared(tmp_path, header, misc):
+    (doc,) = read(tmp_path, header + rows("Rome", "x", misc=(misc, "_")))
+    assert iobs(doc) == [0, 0]
+    assert not doc.has_annotation("ENT_IOB")
+
+
+def test_ner_column(tmp_path):
+    first = rows("a", "b", "c", misc=("NER=I-PER", "X=y|NER=I-LOC", "NER=B-LOC"))
+    second = rows("d", "e", "f", misc=("NER=I-LOC", "_", "NER=I-ORG|SpaceAfter=No"))
+    (doc,) = read(tmp_path, f"{first}\n{second}")
+    assert [(e.text, e.label_) for e in doc.ents] == [
+        ("a", "PER"),
+        ("b", "LOC"),
+        ("c", "LOC"),
+        ("d", "LOC"),
+        ("f", "ORG"),
+    ]
+    assert iobs(doc) == [3, 3, 3, 3, 2, 3]
+
+
+def test_ner_wins_over_brackets(tmp_path):
+    misc = "NER=B-LOC|Entity=(1-place-new-Rome)"
+    (doc,) = read(tmp_path, f"{ENTITY}\n" + rows("Rome", misc=(misc,)))
+    assert ents(doc) == [("Rome", "LOC")]
+
+
+@pytest.mark.parametrize(
+    ("key", "labels"),
+    [
+        ("meta::genre", ["news", "vlog"]),
+        ("newdoc", ["GUM", "GUM"]),
+        ("sent_id", ["1", "2", None]),
+        ("meta::other", [None, None]),
+    ],
+)
+def test_category(tmp_path, key, labels):
+    docs = read(tmp_path, GUM, category=key)
+    assert [doc.cats for doc in docs] == [{label: 1.0} if label else {} for label in labels]
+
+
+@pytest.mark.parametrize(
+    ("newdoc", "cats"),
+    [
+        ("# newdoc id = weblog-blog_2004", {"weblog": 1.0}),
+        ("# newdoc id = email_x-1", {"email": 1.0}),
+        ("# newdoc id = plain", {}),
+        ("# newdoc", {}),
+        ("# nothing", {}),
+    ],
+)
+def test_prefix_of_the_document_id(tmp_path, newdoc, cats):
+    (doc,) = read(tmp_path, f"{newdoc}\n{rows('a')}", category="newdoc")
+    assert doc.cats == cats
+
+
+def test_category_holds_until_the_next_document(tmp_path):
+    text = f"# k = x\n{rows('a')}\n{rows('b')}\n# newdoc\n{rows('c')}\n"
+    first, second = read(tmp_path, text, category="k")
+    assert (first.text, first.cats) == ("a b ", {"x": 1.0})
+    assert (second.text, second.cats) == ("c ", {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: "\n\n" + text.replace("\n\n", "\n \n\n"),
+        lambda text: text.replace("# sent_id = 2", "#\n# # = =\n#sent_id=2"),
+    ],
+)
+def test_tolerates(tmp_path, change):
+    assert [d.to_json() for d in read(tmp_path, change(GUM))] == [
+        d.to_json() for d in read(tmp_path, GUM)
+    ]
+
+
+def test_what_spacy_cannot_hold_is_replaced(tmp_path):
+    path = tmp_path / "bytes.conllu"
+    path.write_bytes(rows("a@b", "", "c\x07\x85").encode().replace(b"@", b"\xed\xa0\x80\0"))
+    (doc,) = read_conllu(path, Vocab())
+    assert [t.text for t in doc] == ["a\ufffd\ufffd\ufffd\ufffdb", "\ufffd", "c\x07\x85"]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "parts"),
+    [
+        (rows("a") + "2\tb\n", "M103", ["line 2", "2 columns", "10"]),
+        (rows("a").replace("\t", " "), "M103", ["line 1", "1 columns"]),
+        (rows("a", "b").replace("2\t", "3\t"), "M104", ["line 2", "3 after 1"]),
+        (rows("a").replace("1\t", "x\t"), "M104", ["line 1", "x after 0"]),
+        (rows("a", "b").replace("2\t", "2-3\t"), "M104", ["line 2", "2-3 before 2"]),
+        (rows("a", "b", misc=("Entity=(1-x", "_")), "M105", ["line 2", "(1-x"]),
+        (rows("a", "b", misc=("_", "Entity=1)")), "M105", ["line 3", "1)"]),
+        (rows("a", misc=("Entity=(1-x)1)",)), "M105", ["line 2"]),
+        (rows("a", misc=("Entity=1",)), "M105", ["line 2"]),
+        (
+            rows("a", misc=("Entity=(1-x",)) + "\n" + rows("b", misc=("Entity=1)",)),
+            "M106",
+            ["line 4", "1)"],
+        ),
+        (rows("a", misc=("NER=E-LOC",)), "M107", ["line 1", "E-LOC"]),
+        (rows("a", misc=("NER=B-",)), "M107", ["line 1", "B-"]),
+    ],
+)
+def test_errors_name_file_line_and_value(tmp_path, text, code, parts):
+    text = f"{ENTITY}\n{text}" if "Entity=" in text else text
+    with pytest.raises(ValueError, match=code) as error:
+        read(tmp_path, text)
+    for part in ["corpus.conllu", *parts]:
+        assert part in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ValueError, match=r"M101.*none\.conllu"):
+        next(read_conllu(tmp_path / "none.conllu", Vocab()))
+
+
+def test_unknown_tag_column(tmp_path):
+    with pytest.raises(ValueError, match=r"M113.*feats"):
+        read(tmp_path, GUM, tags="feats")
+
+
+def test_mention_of_a_group_inside_another_of_it():
+    words = [
+        Word(1, "a", "", "", {"Entity": e}, not i, True)
+        for i, e in enumerate(["(1-x", "(1-y", "1)", "1)"])
+    ]
+    assert read_mentions(Path("x"), words) == [Mention(1, 3, ["y"]), Mention(0, 4, ["x"])]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted), max_size=12))
+def test_brackets_round_trip(spans):
+    """Any mentions of distinct groups, nested or crossing, come back from their brackets."""
+    brackets = [""] * 10
+    for group, (first, last) in enumerate(spans):
+        if first == last:
+            brackets[first] += f"({group}-type-{group})"
+        else:
+            brackets[first] += f"({group}-type-{group}"
+            brackets[last] = f"{group})" + brackets[last]
+    words = [Word(i, "w", "", "", {"Entity": b}, not i, True) for i, b in enumerate(brackets)]
+    expected = [(first, last + 1, ["type", str(g)]) for g, (first, last) in enumerate(spans)]
+    assert sorted(read_mentions(Path("x"), words)) == sorted(expected)
