@@ -77,12 +77,13 @@ class Errors(metaclass=_WithCodes):
         "The pattern '{pattern}' of `freeze` matches no parameter of the encoder, which has names "
         "such as {names}."
     )
+    M042 = "Unknown progress_bar '{value}'. Choose from: 'eval', 'train', null."
     # M1xx corpora and converters
     M120 = (
         "Unknown sampling '{sampling}'. Choose from: 'proportional', 'uniform', 'temperature', "
         "'annealed'."
     )
-    M121 = "temperature = {temperature!r} in MixedCorpus. Give a number >= 1."
+    M121 = "{name} = {value!r} in MixedCorpus. Give a number >= {least}."
     M122 = (
         "`tasks` of MixedCorpus names corpora that are not there: {unknown}. There are: {corpora}; "
         "at least one is needed."
@@ -129,6 +130,37 @@ class Errors(metaclass=_WithCodes):
     M113 = "{value!r} is no {option}. Use one of {choices}."
     M114 = "{where}: {key} is {value}. Make it {fix}."
     # M2xx command line and report
+    M201 = "{path} is not a file. Give the JSON files that `spacy evaluate --output` has written."
+    M202 = (
+        "{path} is not what `spacy evaluate --output` writes: {reason}. Write it again, without "
+        "--per-component."
+    )
+    M203 = (
+        "{found} names for {expected} files: {names}. Give as many, with commas between them, such "
+        "as --names single,multi."
+    )
+    M220 = (
+        "[{block}] has path = {path}, where there is nothing. Give a .spacy file or a folder of "
+        "them: --{option} FILE."
+    )
+    M221 = (
+        "Can't read the corpus '{corpus}': {error}\nCheck its reader, or make its file again with "
+        "`spacy mtl convert`."
+    )
+    M222 = "The corpus '{corpus}' holds no docs. Check its path and its limit."
+    M223 = (
+        "The corpus '{corpus}' is a MixedCorpus with epochs = 0, a stream without end, which would "
+        "never be read to its end. Set epochs = 1, or for train [training] max_epochs = -1."
+    )
+    M224 = (
+        "There is no training data for '{task}': no doc in train has labels in {attribute}. Add a "
+        "corpus that has, list '{task}' in `tasks` of MixedCorpus, or take it out of the pipeline."
+    )
+    M225 = (
+        "The gradient of '{task}' does not reach '{encoder}': at a batch with labels its norm is "
+        "{gradient}, its loss {loss}. Check the grad_factor of its listener, and that it listens "
+        "to this encoder."
+    )
 
 
 class Warnings(metaclass=_WithCodes):
@@ -136,3 +168,23 @@ class Warnings(metaclass=_WithCodes):
         "'{name}' pools wordpieces by {pooling}, but mtl_transformer has already pooled them to "
         "tokens by their mean. Train the component again behind it."
     )
+    W220 = "'{task}' has labels that are only in dev, and cannot learn them: {labels}."
+    W221 = "'{task}' has labels with fewer than {least} examples in train: {labels}."
+    W222 = "There is no dev data for '{task}', so its scores will be missing."
+    W223 = "'{name}' is frozen: training leaves it as it is."
+    W224 = "The balancer gives '{task}' the weight 0: '{encoder}' learns nothing from it."
+    W225 = (
+        "'{task}' listens to no encoder: it has a model of its own, and shares nothing. Give it a "
+        "listener as tok2vec to share the encoder."
+    )
+    W226 = (
+        "Docs of '{corpus}' with a window of more than {max_length} wordpieces, the most that "
+        "'{encoder}' reads at once: {cut}. {effect}. Set a smaller window in get_spans."
+    )
+    W227 = "Docs of '{corpus}' without any token, which teach nothing: {empty}."
+    W228 = (
+        "{share:.1%} of the docs in dev are in train too, which makes scores better than they are. "
+        "Take them out of either."
+    )
+    W229 = "MixedCorpus says that '{corpus}' has labels for '{task}', but it has none."
+    W230 = "'{task}' has no labels in the batch that was tried: its gradient is not known."

@@ -6,10 +6,10 @@ from typing import Any
 from spacy.tokens import Doc
 from spacy_transformers.layers import TransformerListener
 from thinc.api import Model, concatenate
-from thinc.types import Floats2d
 
 from .encoder.matrix import KEY, TokenMatrix, TokenRows, get_rows, set_rows
 from .errors import Errors
+from .types import Floats2d
 
 
 class TaskListener(TransformerListener):

@@ -41,14 +41,14 @@ def load_pretrained(
 
 
 def check_tokenizer(tokenizer: Any, name: str) -> None:
-    """RAISES (ValueError): M002 unless the tokenizer is a fast one, which knows character offsets."""
+    """RAISES (ValueError): M002 unless the tokenizer is a fast one."""
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(Errors.M002.format(name=name, tokenizer=type(tokenizer).__name__))
 
 
 def embedded_minilm() -> Path:
     """RETURNS (Path): The folder of the all-MiniLM-L6-v2 encoder that the extra `minilm` installs.
-    RAISES (ValueError): M003 if the package is not there, M004 if the weights are not the known ones.
+    RAISES (ValueError): M003 if the package is not there, M004 if its weights are others.
     """
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or spec.origin is None:

@@ -71,13 +71,13 @@ def build_tokenizer(kind: str) -> PreTrainedTokenizerFast:
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(vocab_size=150, special_tokens=special)
+        trainer = trainers.WordPieceTrainer(vocab_size=250, special_tokens=special)
     elif kind == "roberta":
         tokenizer = Tokenizer(models.BPE(unk_token=unk))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=330,
+            vocab_size=400,
             special_tokens=special,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
@@ -86,7 +86,7 @@ def build_tokenizer(kind: str) -> PreTrainedTokenizerFast:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(
-            vocab_size=100, special_tokens=special, unk_token=unk, show_progress=False
+            vocab_size=160, special_tokens=special, unk_token=unk, show_progress=False
         )
     trainer.show_progress = False
     tokenizer.train_from_iterator(TEXTS, trainer)
@@ -95,7 +95,13 @@ def build_tokenizer(kind: str) -> PreTrainedTokenizerFast:
         special_tokens=[(name, tokenizer.token_to_id(name)) for name in (cls, sep)],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=pad, unk_token=unk, cls_token=cls, sep_token=sep
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        unk_token=unk,
+        cls_token=cls,
+        sep_token=sep,
+        model_max_length=512,
+        model_input_names=["input_ids", "attention_mask"],
     )
 
 

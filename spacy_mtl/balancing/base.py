@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from thinc.types import Floats2d
-
 from ..encoder.hub import TaskBatch
 from ..errors import Errors
+from ..types import Floats2d
 
 
 class ScalarBalancer:

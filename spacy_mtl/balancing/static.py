@@ -18,7 +18,7 @@ class StaticWeights(ScalarBalancer):
     def __init__(self, weights: dict[str, Any]) -> None:
         self.schedules = {name: w for name, w in weights.items() if hasattr(w, "__next__")}
         self.weights = {
-            name: check_weight(name, next(w) if name in self.schedules else w)
+            name: check_weight(name, next(w, None) if name in self.schedules else w)
             for name, w in weights.items()
         }
         self.steps = 0

@@ -40,7 +40,7 @@ class UncertaintyWeights(ScalarBalancer):
             self.log_variances[task] -= self.learn_rate * gradient
 
     def to_dict(self) -> dict[str, Any]:
-        return {"log_variances": self.log_variances}
+        return {"log_variances": dict(self.log_variances)}
 
     def from_dict(self, state: dict[str, Any]) -> None:
         self.log_variances = dict(state.get("log_variances", {}))

@@ -18,3 +18,5 @@ def setup_cli() -> typer.Typer:
 
 
 from .convert import convert_cli  # noqa: E402, F401
+from .debug import debug_cli  # noqa: E402, F401
+from .report import report_cli  # noqa: E402, F401

@@ -1,9 +1,8 @@
 """`spacy mtl convert`: source formats to the binary format of spaCy."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from spacy import blank
 from spacy.tokens import Doc, DocBin
@@ -11,28 +10,10 @@ from typer import Argument, Option
 from wasabi import msg
 
 from ..corpora.chunks import cut_doc
+from ..corpora.counts import ATTRIBUTES, TASKS, Counts, count_docs
 from ..corpora.formats import AUTO, FORMATS, read_docs
 from ..errors import Errors
 from . import mtl_cli
-
-# What one annotation of each task belongs to.
-UNITS = {"tags": "tokens", "ents": "entities", "cats": "docs"}
-
-
-class TaskCounts(NamedTuple):
-    """Annotated tokens, entities or docs; labels by frequency; docs without the annotation."""
-
-    units: int
-    labels: Counter[str]
-    missing: int
-
-
-class Counts(NamedTuple):
-    """What a corpus holds, with one entry in `tasks` for each of tags, ents and cats."""
-
-    docs: int
-    words: int
-    tasks: dict[str, TaskCounts]
 
 
 @mtl_cli.command("convert")
@@ -63,7 +44,7 @@ def convert_cli(
     ] = "en",
     tasks: Annotated[
         str, Option("--tasks", "-t", help="Annotations to keep; the others become missing")
-    ] = ",".join(UNITS),
+    ] = ",".join(TASKS),
 ) -> None:
     """
     Convert corpora to a .spacy file for training, and count what it holds.
@@ -98,7 +79,7 @@ def convert(
     format: str = AUTO,
     words: int = 120,
     lang: str = "en",
-    tasks: Iterable[str] = tuple(UNITS),
+    tasks: Iterable[str] = tuple(TASKS),
     **options: str | None,
 ) -> Counts:
     """Convert corpora to one `.spacy` file.
@@ -113,9 +94,9 @@ def convert(
     RETURNS (Counts): What the file holds.
     RAISES (ValueError): If the input cannot be read or is empty, or a task is unknown.
     """
-    dropped = UNITS.keys() - set(tasks)
-    for task in set(tasks) - UNITS.keys():
-        raise ValueError(Errors.M113.format(value=task, option="task", choices=list(UNITS)))
+    dropped = TASKS.keys() - set(tasks)
+    for task in set(tasks) - TASKS.keys():
+        raise ValueError(Errors.M113.format(value=task, option="task", choices=list(TASKS)))
     docs = read_docs(inputs, blank(lang).vocab, format=format, lang=lang, **options)
     chunks = [chunk for doc in docs for chunk in cut_doc(doc, words)]
     if not chunks:
@@ -127,21 +108,6 @@ def convert(
     return count_docs(chunks)
 
 
-def count_docs(docs: Sequence[Doc]) -> Counts:
-    """Count docs, words and the annotations of each task.
-
-    docs (Sequence[Doc]): The docs.
-    RETURNS (Counts): What they hold.
-    """
-    tasks = {}
-    for task in UNITS:
-        found = [labels for doc in docs if (labels := _read_labels(doc, task)) is not None]
-        units = len(found) if task == "cats" else sum(map(len, found))
-        labels = Counter(label for labels in found for label in labels)
-        tasks[task] = TaskCounts(units, labels, len(docs) - len(found))
-    return Counts(len(docs), sum(map(len, docs)), tasks)
-
-
 def print_counts(counts: Counts, top: int = 10) -> None:
     """Print the counts as a table, then the most frequent labels of each task.
 
@@ -149,7 +115,7 @@ def print_counts(counts: Counts, top: int = 10) -> None:
     top (int): How many labels to print.
     """
     rows = [
-        (task, f"{units} {UNITS[task]}", len(labels), missing)
+        (task, f"{units} {ATTRIBUTES[TASKS[task]].unit}", len(labels), missing)
         for task, (units, labels, missing) in counts.tasks.items()
     ]
     msg.table(
@@ -163,15 +129,6 @@ def print_counts(counts: Counts, top: int = 10) -> None:
             msg.text(
                 f"{task}: " + ", ".join(f"{label} ({n})" for label, n in labels.most_common(top))
             )
-
-
-def _read_labels(doc: Doc, task: str) -> list[str] | None:
-    """Read the labels of a doc, `None` if the annotation is missing."""
-    if task == "tags":
-        return [token.tag_ for token in doc if token.tag] or None
-    if task == "ents":
-        return [ent.label_ for ent in doc.ents] if doc.has_annotation("ENT_IOB") else None
-    return [label for label, value in doc.cats.items() if value >= 0.5] if doc.cats else None
 
 
 def _drop_annotations(doc: Doc, tasks: Iterable[str]) -> None:

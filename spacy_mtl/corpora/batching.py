@@ -71,7 +71,10 @@ def load_tokenizer(name: str) -> Any:
     from ..pretrained import MINILM, check_tokenizer, embedded_minilm
 
     source = str(embedded_minilm()) if name == MINILM else name
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, ImportError) as err:
+        raise ValueError(Errors.M001.format(name=name, error=err)) from err
     check_tokenizer(tokenizer, name)
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()

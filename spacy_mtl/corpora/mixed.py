@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from spacy.language import Language
-from spacy.tokens import Doc
+from spacy.tokens import Doc, Span
 from spacy.training import Example
 
 from ..errors import Errors
@@ -46,8 +46,9 @@ def create_mixed_corpus_v1(
     """
     if sampling not in ("proportional", "uniform", "temperature", "annealed"):
         raise ValueError(Errors.M120.format(sampling=sampling))
-    if not temperature >= 1:
-        raise ValueError(Errors.M121.format(temperature=temperature))
+    for name, value, least in [("temperature", temperature, 1), ("epochs", epochs, 0)]:
+        if not value >= least:
+            raise ValueError(Errors.M121.format(name=name, value=value, least=least))
     unknown = sorted(set(tasks) - set(corpora))
     if unknown or not corpora:
         raise ValueError(Errors.M122.format(unknown=unknown, corpora=sorted(corpora)))
@@ -103,7 +104,7 @@ def draw(
     exponent: Callable[[float], float],
     generator: random.Random,
 ) -> Iterator[Example]:
-    """YIELDS (Example): Without end the next of a stream drawn with probability ~ size ** exponent."""
+    """YIELDS (Example): The next of a stream drawn in proportion to size ** exponent, endlessly."""
     drawn = 0
     while True:
         power = exponent(drawn / sum(sizes))
@@ -130,6 +131,7 @@ ANNOTATIONS = {
     "token.is_sent_start": "sents",
     "doc.sents": "sents",
     "doc.ents": "ents",
+    "token.ent_kb_id": "ents",
     "doc.cats": "cats",
     "doc.spans": "spans",
 }
@@ -171,7 +173,7 @@ def keep_annotations(example: Example, kept: set[str]) -> Example:
     if "ents" in kept:
         missing = [token for token in gold if not token.ent_iob]
         bare.set_ents(
-            [bare.char_span(e.start_char, e.end_char, e.label_) for e in gold.ents],
+            [copy_span(bare, ent) for ent in gold.ents],
             missing=[bare[token.i : token.i + 1] for token in missing],
             default="outside",
         )
@@ -179,5 +181,10 @@ def keep_annotations(example: Example, kept: set[str]) -> Example:
         bare.cats = dict(gold.cats)
     if "spans" in kept:
         for key, group in gold.spans.items():
-            bare.spans[key] = [bare.char_span(s.start_char, s.end_char, s.label_) for s in group]
+            bare.spans[key] = [copy_span(bare, span) for span in group]
     return Example(example.predicted, bare)
+
+
+def copy_span(doc: Doc, span: Span) -> Span:
+    """RETURNS (Span): The span in another doc of the same tokens."""
+    return Span(doc, span.start, span.end, span.label, kb_id=span.kb_id, span_id=span.id)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from thinc.api import get_array_module
-from thinc.types import Floats2d
 
 from ..errors import Errors
+from ..types import Floats2d
 from .matrix import TokenMatrix, TokenRows
 
 

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from spacy.tokens import Doc
 from spacy_transformers.data_classes import TransformerData, WordpieceBatch
 from thinc.api import Ragged
-from thinc.types import Floats2d
 from transformers.file_utils import ModelOutput
 
+from ..types import Floats2d
 from .wordpieces import offsets
 
-KEY = ("._.", "trf_data", None, None)  # where `doc._.trf_data` lies
+KEY: Any = ("._.", "trf_data", None, None)  # where `doc._.trf_data` lies
 
 
 @dataclass
@@ -32,9 +33,8 @@ class TokenMatrix:
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
-        """RETURNS (List[Tuple[int, int]]): The first row of each doc and the one behind its last."""
-        ends = offsets(self.lengths).tolist()
-        return list(zip(ends[:-1], ends[1:], strict=True))
+        """RETURNS (List[Tuple[int, int]]): Each doc's first row and the one behind its last."""
+        return list(pairwise(offsets(self.lengths).tolist()))
 
     @property
     def doc_data(self) -> list["TokenRows"]:

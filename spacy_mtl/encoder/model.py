@@ -10,11 +10,11 @@ from spacy_transformers.data_classes import HFObjects
 from spacy_transformers.layers import TransformerModel
 from spacy_transformers.layers.hf_shim import HFShim
 from thinc.api import Model, torch2xp, xp2torch
-from thinc.types import Floats2d, Ints1d, Ints2d
 
+from ..pretrained import load_pretrained
+from ..types import Floats2d, Ints1d, Ints2d
 from .matrix import TokenMatrix
 from .precision import Precision, get_dtype
-from ..pretrained import load_pretrained
 from .wordpieces import Wordpieces, batch_by_length, concat, get_wordpieces
 
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
@@ -64,7 +64,7 @@ class SharedTransformer(TransformerModel):
     @classmethod
     def from_stock(cls, model: TransformerModel) -> "SharedTransformer":
         """Take over the settings, and the weights if it has any, of a spacy-transformers model."""
-        shim = model.layers[0].shims[0]
+        shim: Any = model.layers[0].shims[0]
         shared = cls(
             model.attrs["name"],
             model.attrs["get_spans"],
@@ -151,15 +151,14 @@ def build_shared_transformer_v1(
 
 def init(model: SharedTransformer, X: Any = None, Y: Any = None) -> None:
     if not model.attrs["has_transformer"]:
-        shim = model.layers[0].shims[0]._hfmodel
         loaded = load_pretrained(
-            model.attrs["name"], shim._init_tokenizer_config, shim._init_transformer_config
+            model.attrs["name"], model._init_tokenizer_config, model._init_transformer_config
         )
         set_transformer(model, loaded)
 
 
 def set_transformer(model: SharedTransformer, loaded: HFObjects) -> None:
-    shim = model.layers[0].shims[0]
+    shim: Any = model.layers[0].shims[0]
     shim._model = loaded.transformer
     shim._hfmodel = HFObjects(
         loaded.tokenizer,
@@ -192,7 +191,8 @@ def forward(
         torch.autograd.backward(matrix, grad_tensors=xp2torch(d_matrix, device=matrix.device))
         return list(docs)
 
-    return TokenMatrix(torch2xp(matrix.detach()), lengths), backprop
+    data: Any = torch2xp(matrix.detach())
+    return TokenMatrix(data, lengths), backprop
 
 
 def encode(model: SharedTransformer, pieces: Wordpieces) -> torch.Tensor:

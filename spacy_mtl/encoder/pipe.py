@@ -1,10 +1,10 @@
 """The pipe `mtl_transformer`: encodes docs for all heads and trains on what comes back."""
 
-from collections import Counter
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
-import warnings
 
 import srsly
 from spacy import util
@@ -21,6 +21,7 @@ from ..errors import Errors, Warnings
 from .hub import Balancer, GradientHub, TaskBatch
 from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
 from .model import SharedTransformer
+from .tok2vec import replace_listener, replace_listener_cfg
 
 
 class SharedEncoder(Transformer):
@@ -42,6 +43,8 @@ class SharedEncoder(Transformer):
     max_batch_items (int): Wordpieces per forward pass, padding included.
     """
 
+    model: Any  # Model[List[Doc], TokenMatrix], where the parent class has another output
+
     def __init__(
         self,
         vocab: Vocab,
@@ -56,10 +59,12 @@ class SharedEncoder(Transformer):
             model = SharedTransformer.from_stock(model)
         if not isinstance(model, SharedTransformer):
             raise ValueError(Errors.M006.format(name=name, model=type(model).__name__))
-        super().__init__(
+        super().__init__(  # type: ignore[arg-type]
             vocab, model, set_extra_annotations, name=name, max_batch_items=max_batch_items
         )
         self.model.attrs["max_batch_items"] = max_batch_items
+        self.model.attrs["replace_listener"] = replace_listener
+        self.model.attrs["replace_listener_cfg"] = replace_listener_cfg
         self.balancer = balancer
         self.diagnostics = Diagnostics()
         self._hub: GradientHub | None = None
@@ -110,7 +115,7 @@ class SharedEncoder(Transformer):
             except Exception as err:
                 error_handler(self.name, self, docs, err)
 
-    def predict(self, docs: Iterable[Doc]) -> TokenMatrix:
+    def predict(self, docs: Iterable[Doc]) -> TokenMatrix:  # type: ignore[override]
         """Encode a batch of docs, without modifying them.
 
         docs (Iterable[Doc]): The docs.
@@ -119,7 +124,9 @@ class SharedEncoder(Transformer):
         self.flush()
         return self.model.predict(list(docs))
 
-    def set_annotations(self, docs: Iterable[Doc], predictions: TokenMatrix) -> None:
+    def set_annotations(  # type: ignore[override]
+        self, docs: Iterable[Doc], predictions: TokenMatrix
+    ) -> None:
         """Leave each doc's rows in `doc._.trf_data`, until the last listener has read them.
 
         With a stock listener behind it they stay, as in spacy-transformers.
@@ -293,17 +300,16 @@ class Diagnostics:
     """Sums over training batches of what the tasks did, until the logger asks for the means."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Counter] = {}
+        self.sums: dict[str, dict[str, float]] = {}
 
     def add(self, batch: TaskBatch, weights: dict[str, float]) -> None:
         for task in batch.names:
             gradient = batch.gradients[task]
-            self.sums.setdefault(task, Counter()).update(
-                updates=1,
-                loss=batch.losses[task],
-                weight=weights[task],
-                grad_norm=float(get_array_module(gradient).linalg.norm(gradient)),
-            )
+            total = self.sums.setdefault(task, defaultdict(float))
+            total["updates"] += 1
+            total["loss"] += batch.losses[task]
+            total["weight"] += weights[task]
+            total["grad_norm"] += float(get_array_module(gradient).linalg.norm(gradient))
 
     def take(self) -> dict[str, dict[str, float]]:
         """RETURNS (Dict[str, Dict[str, float]]): For each task that has spoken since the last

@@ -8,7 +8,8 @@ from typing import Any
 import numpy
 from spacy.attrs import IDX
 from spacy.tokens import Doc, Span
-from thinc.types import Ints1d
+
+from ..types import Ints1d
 
 PADDING_SHARE = 0.05  # of a batch's wordpieces; more costs time, less makes batches too small
 

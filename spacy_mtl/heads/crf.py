@@ -8,11 +8,13 @@ Fields", section 3, and Rabiner (1989), "A Tutorial on Hidden Markov Models", se
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy
 from thinc.api import get_array_module
-from thinc.types import Floats1d, Floats2d, Ints1d
+
+from ..types import Floats1d, Floats2d, Ints1d
 
 FORBIDDEN = -1e30
 TINY = 1e-300
@@ -59,10 +61,12 @@ def viterbi(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Ints1d:
     if not steps:
         return tags
     best[steps[0]] += chain.start
-    for before, rows in zip(steps, steps[1:], strict=False):
+    for before, rows in pairwise(steps):
         paths = best[before[: len(rows)], :, None] + chain.transitions
         back[rows] = paths.argmax(axis=1)
         best[rows] += paths.max(axis=1)
+        # Sums over a long doc would swallow the differences.
+        best[rows] -= best[rows].max(axis=1, keepdims=True)
     for t in range(len(steps) - 1, -1, -1):
         rows = steps[t]
         going_on = len(steps[t + 1]) if t + 1 < len(steps) else 0
@@ -108,7 +112,7 @@ def sum_paths(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Lattice
         return Lattice(forward, backward, log_z)
     moves = xp.exp(xp.asarray(chain.transitions, dtype="float64"))
     forward[steps[0]] += chain.start
-    for before, rows in zip(steps, steps[1:], strict=False):
+    for before, rows in pairwise(steps):
         forward[rows] += log_matmul(forward[before[: len(rows)]], moves)
     for t in range(len(steps) - 1, -1, -1):
         rows = steps[t]
@@ -135,6 +139,21 @@ def count_moves(lattice: Lattice, scores: Floats2d, chain: Chain, lengths: Seque
     return counts * xp.exp(xp.asarray(chain.transitions, dtype="float64"))
 
 
+def find_possible(allowed: Any, chain: Chain, lengths: Sequence[int]) -> Any:
+    """RETURNS (Bools1d): For each token, N, whether its doc allows any valid tag sequence."""
+    xp = get_array_module(allowed)
+    steps = get_steps(lengths)
+    reached = allowed.copy()
+    if not steps:
+        return reached.any(axis=1)
+    moves = (chain.transitions > FORBIDDEN / 2).astype("f")
+    reached[steps[0]] &= chain.start > FORBIDDEN / 2
+    for before, rows in pairwise(steps):
+        reached[rows] &= reached[before[: len(rows)]].astype("f") @ moves > 0
+    last = numpy.cumsum(lengths) - 1
+    return xp.repeat((reached[last] & (chain.end > FORBIDDEN / 2)).any(axis=1), lengths)
+
+
 def crf_loss(
     scores: Floats2d, allowed: Any, chain: Chain, lengths: Sequence[int]
 ) -> tuple[float, Floats2d, Floats2d, int]:
@@ -153,16 +172,14 @@ def crf_loss(
     """
     xp = get_array_module(scores)
     sizes = [size for size in lengths if size]
-    free = sum_paths(scores, chain, sizes)
     # A doc that allows no valid sequence is one without labels.
-    gold_scores = xp.where(allowed, scores, FORBIDDEN)
-    gold = sum_paths(gold_scores, chain, sizes)
-    impossible = (gold.log_z < FORBIDDEN / 2)[:, None]
-    if impossible.any():
-        return crf_loss(scores, allowed | impossible, chain, sizes)
+    allowed = allowed | ~find_possible(allowed, chain, sizes)[:, None]
     n = int((~allowed.all(axis=1)).sum())
     if not n:
         return 0.0, xp.zeros_like(scores), xp.zeros_like(chain.transitions), 0
+    free = sum_paths(scores, chain, sizes)
+    gold_scores = xp.where(allowed, scores, FORBIDDEN)
+    gold = sum_paths(gold_scores, chain, sizes)
     first = numpy.cumsum(sizes) - numpy.asarray(sizes)
     loss = float((free.log_z[first] - gold.log_z[first]).sum()) / n
     d_scores = (free.marginals - gold.marginals) / n
@@ -177,7 +194,7 @@ def span_probability(
 ) -> float:
     """RETURNS (float): The probability that the tokens from row `start` on have these tags."""
     total = lattice.forward[start, tags[0]]
-    for i, (before, tag) in enumerate(zip(tags, tags[1:], strict=False), start=start + 1):
+    for i, (before, tag) in enumerate(pairwise(tags), start=start + 1):
         total = total + chain.transitions[before, tag] + scores[i, tag]
     end = start + len(tags) - 1
     total = total + lattice.backward[end, tags[-1]] - lattice.log_z[start]

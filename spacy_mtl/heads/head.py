@@ -16,7 +16,8 @@ from thinc.api import (
     set_dropout_rate,
     zero_init,
 )
-from thinc.types import Floats2d
+
+from ..types import Floats2d
 
 
 class Head:
@@ -134,7 +135,7 @@ def _skip_empty_init(model: Model, X: Ragged | None = None, Y: Any = None) -> No
 def _skip_empty_forward(
     model: Model[Ragged, Floats2d], docs: Ragged, is_train: bool
 ) -> tuple[Floats2d, Callable[[Floats2d], Ragged]]:
-    xp = model.ops.xp
+    xp: Any = model.ops.xp
     filled = xp.flatnonzero(docs.lengths)
     pooled, backprop_pooling = model.layers[0](Ragged(docs.data, docs.lengths[filled]), is_train)
     output = model.ops.alloc2f(len(docs.lengths), pooled.shape[1])

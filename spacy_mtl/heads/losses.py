@@ -6,7 +6,8 @@ What is not labelled is a target that allows everything, and costs nothing.
 from typing import Any
 
 from thinc.api import get_array_module
-from thinc.types import Floats2d
+
+from ..types import Floats2d
 
 
 def log_softmax(logits: Floats2d) -> Floats2d:

@@ -11,9 +11,9 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Config, Model, get_array_module
-from thinc.types import Floats2d, Ints1d
 
 from ..errors import Errors
+from ..types import Floats2d, Ints1d
 from .crf import FORBIDDEN, Chain, crf_loss, span_probability, sum_paths, viterbi
 from .head import Head, score_tokens, with_options
 from .losses import cross_entropy, one_hot
@@ -184,7 +184,7 @@ class MultiTaskNER(Head, TrainablePipe):
         chain = self._get_chain(transitions)
         ids = viterbi(scores, chain, lengths)
         lattice = sum_paths(scores, chain, lengths) if self.cfg["spans_key"] else None
-        names = numpy.array(self.tags, dtype=object)[ids]
+        names: Any = numpy.array(self.tags, dtype=object)[ids]
         predicted, row = [], 0
         for length in lengths:
             entities = []

@@ -9,8 +9,8 @@ from spacy.pipeline.tagger import Tagger
 from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import Config, Model
-from thinc.types import Floats2d
 
+from ..types import Floats2d
 from .head import Head, score_tokens
 from .losses import cross_entropy
 
@@ -63,11 +63,11 @@ class MultiTaskTagger(Head, Tagger):
         tags = [tag for eg in examples for tag in eg.get_aligned("TAG", as_string=True)]
         allowed = numpy.ones((len(tags), len(index)), dtype=bool)
         for row, tag in enumerate(tags):
-            if tag in index:
+            if tag and prefix and tag.startswith(prefix) and tag[len(prefix) :] in index:
+                allowed[row, index[tag[len(prefix) :]]] = False
+            elif tag in index:
                 allowed[row] = False
                 allowed[row, index[tag]] = True
-            elif tag and prefix and tag.startswith(prefix) and tag[len(prefix) :] in index:
-                allowed[row, index[tag[len(prefix) :]]] = False
         return allowed
 
     def rehearse(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, float]:

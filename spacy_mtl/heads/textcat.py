@@ -24,9 +24,9 @@ from thinc.api import (
     reduce_sum,
     zero_init,
 )
-from thinc.types import Floats2d
 
 from ..errors import Errors
+from ..types import Floats2d
 from .head import Head, skip_empty, with_options
 from .losses import binary_cross_entropy, cross_entropy, sigmoid, softmax
 
@@ -70,7 +70,7 @@ class CategoryHead(Head):
     """What the exclusive and the multi-label head share."""
 
     cfg: dict[str, Any]
-    labels: tuple[str, ...]
+    labels: Any  # the label names, a property of the other parents
 
     def has_labels(self, doc: Doc) -> bool:
         return bool(doc.cats)
@@ -143,7 +143,7 @@ class MultiTaskMultiLabelTextCategorizer(CategoryHead, MultiLabel_TextCategorize
     ) -> tuple[float, Floats2d, int]:
         gold = self.get_gold(examples)
         labelled = ~numpy.isnan(gold)
-        asarray = self.model.ops.asarray
+        asarray: Any = self.model.ops.asarray
         return binary_cross_entropy(
             scores,
             asarray(numpy.where(labelled, gold, 0.0).astype("f")),

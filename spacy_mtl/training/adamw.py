@@ -1,12 +1,12 @@
 """AdamW with a learning rate of its own for the encoder."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from thinc.api import Model, Optimizer
-from thinc.types import FloatsXd
+from thinc.types import FloatsXd, Generator
 
 from ..errors import Errors
 
@@ -50,6 +50,7 @@ class AdamW(Optimizer):
             eps=eps,
             use_averages=False,
         )
+        self.encoder_learn_rate = 0.0
         self._set_attr_or_schedule("encoder_learn_rate", encoder_learn_rate)
         self.freeze = list(freeze)
         self.modules: dict[int, tuple[torch.nn.Module, torch.optim.Optimizer]] = {}
@@ -90,7 +91,7 @@ class AdamW(Optimizer):
 
         model (Model): The head's model, without any encoder.
         """
-        gradients = [
+        gradients: list[Any] = [
             node.get_grad(name)
             for node in model.walk()
             for name in node.param_names
@@ -106,7 +107,8 @@ class AdamW(Optimizer):
         for pattern in self.freeze:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ValueError(Errors.M041.format(pattern=pattern, names=names[:3] + names[-3:]))
-        decayed, plain = [], []
+        decayed: list[torch.nn.Parameter] = []
+        plain: list[torch.nn.Parameter] = []
         for name, parameter in module.named_parameters():
             if not any(fnmatchcase(name, pattern) for pattern in self.freeze):
                 (decayed if parameter.ndim > 1 else plain).append(parameter)

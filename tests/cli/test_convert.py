@@ -11,7 +11,8 @@ from spacy.vocab import Vocab
 from typer.testing import CliRunner
 
 from spacy_mtl.cli import mtl_cli, setup_cli
-from spacy_mtl.cli.convert import Counts, TaskCounts, convert, count_docs
+from spacy_mtl.cli.convert import convert
+from spacy_mtl.corpora.counts import Counts, TaskCounts, count_docs
 from spacy_mtl.corpora.formats import find_files, guess_format
 
 ROW = "{}\t{}\t_\t{}\t{}\t_\t0\t_\t_\tNER={}\n"

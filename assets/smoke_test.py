@@ -1,0 +1,57 @@
+"""Install the wheel of a pipeline in a clean environment and ask it something, without a network.
+
+    python assets/smoke_test.py PIPELINE.whl
+
+The new environment has nothing but the wheel; what the wheel requires is lent to it from the
+environment that runs this script.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+
+QUESTION = """
+import socket, sys
+
+def refuse(*args, **kwargs):
+    raise OSError("the smoke test allows no network")
+
+socket.socket.connect = refuse
+
+import spacy
+from spacy import displacy
+
+nlp = spacy.load(sys.argv[1])
+texts = ["Maria Keller flew to Lisbon on Friday to see the new film by Paulo Branco.", ""]
+for doc in nlp.pipe(texts):
+    print("tags      ", [(token.text, token.tag_) for token in doc])
+    print("entities  ", [(ent.text, ent.label_) for ent in doc.ents])
+    print("categories", {label: round(p, 3) for label, p in doc.cats.items() if p > 0.05})
+doc = nlp(texts[0])
+assert all(token.tag_ for token in doc) and doc.cats
+assert "<mark" in displacy.render(doc, style="ent", jupyter=False) or not doc.ents
+print("loaded from", nlp.path)
+"""
+
+
+def main(wheel: Path) -> None:
+    package = wheel.name.split("-")[0]
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = Path(folder) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        (site,) = Path(folder).rglob("site-packages")
+        lent = sysconfig.get_path("purelib")
+        (site / "lent.pth").write_text(f"import site; site.addsitedir({lent!r})\n")
+        pip = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", wheel]
+        offline = {**os.environ, "HF_HUB_OFFLINE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        subprocess.run(pip, check=True, env=offline)
+        # away from the project, so that nothing of it is found by chance
+        subprocess.run([python, "-c", QUESTION, package], check=True, env=offline, cwd=folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())

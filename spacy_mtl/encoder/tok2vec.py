@@ -1,0 +1,86 @@
+"""The encoder inside one component, as `nlp.replace_listeners` leaves it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from spacy.tokens import Doc
+from spacy_transformers.layers import trfs2arrays
+from thinc.api import Model, chain
+from thinc.types import Ragged
+
+from ..types import Floats2d
+from .matrix import TokenMatrix, TokenRows
+from .model import SharedTransformer, SpanGetter
+from .precision import Precision
+
+
+def build_tok2vec_transformer_v1(
+    name: str,
+    get_spans: SpanGetter,
+    tokenizer_config: dict[str, Any] = {},  # noqa: B006
+    transformer_config: dict[str, Any] = {},  # noqa: B006
+    precision: Precision = "float32",
+    grad_factor: float = 1.0,
+    pooling: Model[Ragged, Floats2d] | None = None,
+) -> Model[list[Doc], list[Floats2d]]:
+    """Build an encoder that one component has for itself.
+
+    name, get_spans, tokenizer_config, transformer_config, precision: As in
+        `spacy-mtl.SharedTransformer.v1`.
+    grad_factor (float): Scales the component's gradient on its way to the encoder.
+    pooling (Optional[Model[Ragged, Floats2d]]): Of a spacy-transformers listener that this takes
+        the place of. Wordpieces are pooled by their mean in any case.
+    """
+    encoder = SharedTransformer(name, get_spans, tokenizer_config, transformer_config, precision)
+    if pooling is None:
+        return chain(encoder, split_rows(grad_factor))
+    return chain(chain(encoder, split_data()), trfs2arrays(pooling, grad_factor))
+
+
+def replace_listener(
+    model: SharedTransformer, listener: Model, pipe: Any
+) -> Model[list[Doc], list[Any]]:
+    """RETURNS (Model[List[Doc], List[Any]]): The encoder, giving what the listener gave."""
+    if getattr(listener, "reads_rows", False):
+        return chain(model, split_rows(listener.attrs["grad_factor"]))
+    return chain(model, split_data())
+
+
+def replace_listener_cfg(encoder: dict[str, Any], listener: dict[str, Any]) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): The config of what `replace_listener` makes."""
+    shared = ("name", "get_spans", "tokenizer_config", "transformer_config", "precision")
+    own = ("grad_factor", "pooling")
+    return {
+        "@architectures": "spacy-mtl.Tok2VecTransformer.v1",
+        **{key: encoder[key] for key in shared if key in encoder},
+        **{key: listener[key] for key in own if key in listener},
+    }
+
+
+def split_rows(grad_factor: float) -> Model[TokenMatrix, list[Floats2d]]:
+    """RETURNS (Model[TokenMatrix, List[Floats2d]]): Each doc's rows."""
+    return Model("split_rows", _split_rows_forward, attrs={"grad_factor": grad_factor})
+
+
+def _split_rows_forward(
+    model: Model, matrix: TokenMatrix, is_train: bool
+) -> tuple[list[Floats2d], Callable[[list[Floats2d]], Floats2d]]:
+    def backprop(d_rows: list[Floats2d]) -> Floats2d:
+        return model.attrs["grad_factor"] * model.ops.flatten(d_rows)
+
+    return [matrix.data[start:end] for start, end in matrix.bounds], backprop
+
+
+def split_data() -> Model[TokenMatrix, list[TokenRows]]:
+    """RETURNS (Model[TokenMatrix, List[TokenRows]]): Each doc's rows as TransformerData."""
+    return Model("split_data", _split_data_forward)
+
+
+def _split_data_forward(
+    model: Model, matrix: TokenMatrix, is_train: bool
+) -> tuple[list[TokenRows], Callable[[list[Any]], Floats2d]]:
+    def backprop(d_data: list[Any]) -> Floats2d:
+        # docs without tokens have no output, and no gradient either
+        return model.ops.flatten([d.model_output.last_hidden_state[0] for d in d_data])
+
+    return matrix.doc_data, backprop

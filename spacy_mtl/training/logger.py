@@ -1,0 +1,255 @@
+"""The logger `spacy-mtl.ProgressLogger.v1`: what each task did between two evaluations."""
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import IO, Any
+
+import srsly
+from spacy.language import Language
+from spacy.training.loggers import setup_table
+from tqdm import tqdm
+from wasabi import row
+
+from ..errors import Errors
+
+LogStep = Callable[[dict[str, Any] | None], None]
+Finalize = Callable[[], None]
+
+STATS = ("loss", "weight", "grad_norm", "updates")
+
+
+def create_progress_logger_v1(
+    progress_bar: str | None = "eval",
+    output_file: str | None = None,
+    console_output: bool = True,
+) -> Callable[..., tuple[LogStep, Finalize]]:
+    """Log a row of numbers at each evaluation. For each task, the means since the last row: its
+    loss, the weight that the balancer gave it, and the norm of its gradient at the encoder. Then
+    the scores in percent, words per second and the time left until `max_steps`, both with the
+    time of evaluation in them.
+
+    Loggers behind it in a `spacy.ChainLogger.v1` find the tasks' numbers in `info["tasks"]` and,
+    as trackers want them, in `info["tasks.NAME.loss"]` and so on, which
+    `log_custom_stats = ["^tasks\\\\."]` matches.
+
+    progress_bar (Optional[str]): "eval" for a bar from one evaluation to the next, "train" for one
+        over the whole training, null for none. It is shown on a terminal only.
+    output_file (Optional[str]): The file to append a line of JSON to at each evaluation. Scores are
+        there from 0 to 1, words and seconds since the start of training; what is not known is null.
+    console_output (bool): Whether to print the rows.
+    RAISES (ValueError): M042 for another kind of bar.
+    """
+    if progress_bar not in (None, "eval", "train"):
+        raise ValueError(Errors.M042.format(value=progress_bar))
+
+    def setup_logger(
+        nlp: Language, stdout: IO = sys.stdout, stderr: IO = sys.stderr
+    ) -> tuple[LogStep, Finalize]:
+        path = Path(output_file) if output_file else None
+        console = Console(nlp, progress_bar, stdout, stderr) if console_output else None
+        logger = ProgressLogger(nlp, path, console)
+        return logger.log_step, logger.finalize
+
+    return setup_logger
+
+
+class ProgressLogger:
+    """Collects what there is to tell of an evaluation and of the updates before it.
+
+    nlp (Language): The pipeline, with the frozen components disabled.
+    path (Optional[Path]): The file to append to.
+    console (Optional[Console]): Where to print.
+    """
+
+    def __init__(self, nlp: Language, path: Path | None, console: "Console | None") -> None:
+        self.path = path
+        self.console = console
+        self.tasks = get_tasks(nlp)
+        self.score_keys = get_score_keys(nlp)
+        self.encoders = [pipe for _, pipe in nlp.pipeline if hasattr(pipe, "diagnostics")]
+        self.steps = 0  # since the last evaluation
+        self.words = 0  # until the last evaluation
+        self.start = perf_counter()
+        self.last: float | None = None
+        self._take_means()  # of updates before this training
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+    def log_step(self, info: dict[str, Any] | None) -> None:
+        """Log an evaluation, or count a step without one.
+
+        info (Optional[Dict[str, Any]]): What spaCy's training loop tells of the evaluation. Gets
+            the tasks' numbers.
+        """
+        self.steps += 1
+        if info is None:
+            if self.console:
+                self.console.advance()
+            return
+        now = perf_counter()
+        interval = None if self.last is None else now - self.last
+        tasks = get_stats(self.tasks, self._take_means(), info["losses"], self.steps)
+        line = {
+            "step": info["step"],
+            "epoch": info["epoch"],
+            "score": float(info["score"]),
+            "scores": {key: to_float(info["other_scores"].get(key)) for key in self.score_keys},
+            "tasks": tasks,
+            "words": info["words"],
+            "seconds": now - self.start,
+            "words_per_second": interval and (info["words"] - self.words) / interval,
+        }
+        if self.path:
+            srsly.write_jsonl(self.path, [to_json(line)], append=True, append_new_line=False)
+        if self.console:
+            self.console.print(line, interval and interval / self.steps)
+        info["tasks"] = tasks
+        for task, stats in tasks.items():
+            info.update({f"tasks.{task}.{k}": v for k, v in stats.items() if v is not None})
+        self.steps, self.words, self.last = 0, info["words"], now
+
+    def finalize(self) -> None:
+        """Clean up after training."""
+        if self.console:
+            self.console.close()
+
+    def _take_means(self) -> dict[str, dict[str, float]]:
+        return {
+            task: means
+            for encoder in self.encoders
+            for task, means in encoder.diagnostics.take().items()
+        }
+
+
+class Console:
+    """Prints a table with a row for each evaluation, and a progress bar under it.
+
+    nlp (Language): The pipeline, with the frozen components disabled.
+    progress_bar (Optional[str]): "eval", "train" or None.
+    stdout (IO): Gets the table.
+    stderr (IO): Gets the bar.
+    """
+
+    def __init__(self, nlp: Language, progress_bar: str | None, stdout: IO, stderr: IO) -> None:
+        training = nlp.config.interpolate()["training"]
+        self.max_steps: int = training["max_steps"]
+        self.eval_frequency: int = training["eval_frequency"]
+        self.progress_bar = progress_bar
+        self.stdout = stdout
+        self.stderr = stderr
+        self.bar: tqdm | None = None
+        columns = [("E", 3), ("#", 6)]
+        for task in get_tasks(nlp):
+            columns += [(f"Loss {task}", 8), ("Weight", 6), ("Grad", 8)]
+        columns += [(key, 6) for key in get_score_keys(nlp)]
+        columns += [("Score", 6), ("Words/s", 7), ("Left", 8)]
+        names, widths = zip(*columns, strict=True)
+        header, self.widths, _ = setup_table(cols=list(names), widths=list(widths))
+        self._write(header)
+        self._write(["-" * width for width in self.widths])
+
+    def print(self, line: Mapping[str, Any], seconds_per_step: float | None) -> None:
+        """Print the row of an evaluation and begin another bar.
+
+        line (Mapping[str, Any]): What there is to tell.
+        seconds_per_step (Optional[float]): To estimate the time left.
+        """
+        self.close()
+        left = None
+        if self.max_steps and seconds_per_step is not None:
+            left = tqdm.format_interval((self.max_steps - line["step"]) * seconds_per_step)
+        cells = [line["epoch"], line["step"]]
+        for stats in line["tasks"].values():
+            cells += [show(stats["loss"], ".4f")]
+            cells += [show(stats["weight"], ".3g"), show(stats["grad_norm"], ".3g")]
+        for key, score in line["scores"].items():
+            cells.append(show(score, ".0f") if key == "speed" else show_percent(score))
+        cells += [show_percent(line["score"]), show(line["words_per_second"], ".0f")]
+        self._write([*cells, show(left)])
+        if self.progress_bar:
+            whole = self.progress_bar == "train"
+            self.bar = tqdm(
+                desc=f"Epoch {line['epoch']}",
+                total=(self.max_steps if whole else self.eval_frequency) or None,
+                initial=line["step"] if whole else 0,
+                disable=None,  # where there is no terminal
+                leave=False,
+                file=self.stderr,
+            )
+
+    def advance(self) -> None:
+        """Move the bar on by a step."""
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def _write(self, cells: Sequence[Any]) -> None:
+        line = row(cells, widths=self.widths, aligns="r", spacing=2)
+        print(line, file=self.stdout, flush=True)
+
+
+def get_tasks(nlp: Language) -> list[str]:
+    """RETURNS (List[str]): The components that train, other than encoders."""
+    return [
+        name
+        for name, pipe in nlp.pipeline
+        if getattr(pipe, "is_trainable", False) and not hasattr(pipe, "listening_components")
+    ]
+
+
+def get_score_keys(nlp: Language) -> list[str]:
+    """RETURNS (List[str]): The scores that have a weight, be it 0."""
+    weights = nlp.config.interpolate()["training"]["score_weights"]
+    return [key for key, weight in weights.items() if weight is not None]
+
+
+def get_stats(
+    tasks: Sequence[str],
+    means: Mapping[str, Mapping[str, float]],
+    losses: Mapping[str, Any],
+    steps: int,
+) -> dict[str, dict[str, float | None]]:
+    """Find the numbers of each task. One without an encoder that keeps a record of it has a mean
+    of the losses that it reported, over all steps. One that learnt nothing has none.
+
+    tasks (Sequence[str]): The components.
+    means (Mapping[str, Mapping[str, float]]): What the encoders have recorded.
+    losses (Mapping[str, Any]): Sums of the losses that the components reported.
+    steps (int): How many steps the sums are of.
+    RETURNS (Dict[str, Dict[str, Optional[float]]]): The `STATS` of each task.
+    """
+    stats: dict[str, dict[str, float | None]] = {}
+    for task in tasks:
+        known: Mapping[str, float] = means.get(task, {"updates": 0})
+        total = float(losses.get(task, 0.0))
+        if task not in means and total:
+            known = {"loss": total / steps, "updates": steps}
+        stats[task] = {key: known.get(key) for key in STATS}
+    return stats
+
+
+def to_float(score: Any) -> float | None:
+    return None if score is None else float(score)
+
+
+def to_json(value: Any) -> Any:
+    """RETURNS (Any): The value without the numbers that JSON does not have, null for nan."""
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show(value: Any, style: str = "") -> str:
+    return "-" if value is None else format(value, style)
+
+
+def show_percent(score: float | None) -> str:
+    return show(score if score is None else 100 * score, ".2f")

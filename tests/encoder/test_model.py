@@ -1,0 +1,198 @@
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import spacy
+import torch
+from conftest import FAMILIES, TEXTS, WIDTH, build_encoder, build_tokenizer
+from spacy.tokens import Doc
+from spacy_transformers.layers import TransformerModel
+from spacy_transformers.layers.trfs2arrays import trfs2arrays
+from spacy_transformers.span_getters import configure_strided_spans
+from thinc.api import reduce_mean
+
+from spacy_mtl.encoder import model as encoder_model
+from spacy_mtl.encoder.model import SharedTransformer, build_shared_transformer_v1
+
+NLP = spacy.blank("en")
+STOCK_SPANS = configure_strided_spans(64, 48)
+
+
+def make_model(name: str, precision: Any = "float32", get_spans: Any = STOCK_SPANS) -> Any:
+    model = build_shared_transformer_v1(name, get_spans, {}, {}, precision)
+    model.initialize()
+    return model
+
+
+def make_docs() -> list[Doc]:
+    long = " ".join(TEXTS * 12)
+    return [NLP(text) for text in [TEXTS[0], long, "", TEXTS[1] + "  \n ", "x", long[:900]]]
+
+
+def stock_features(name: str, docs: list[Doc]) -> numpy.ndarray:
+    model = TransformerModel(name, STOCK_SPANS, {}, {})
+    model.initialize(X=docs)
+    batch = model.predict(docs)
+    rows = trfs2arrays(reduce_mean(), 1.0).predict(batch.doc_data)
+    return numpy.concatenate([r for r in rows if len(r)])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_equal_stock_for_every_family(family: str, tmp_path: Path) -> None:
+    folder = str(build_encoder(family, tmp_path))
+    docs = make_docs()
+    found = make_model(folder).predict(docs)
+    assert found.data.shape == (sum(map(len, docs)), WIDTH) and found.data.dtype == "float32"
+    numpy.testing.assert_allclose(found.data, stock_features(folder, docs), atol=2e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_max_length_is_what_the_encoder_can_read(family: str, tmp_path: Path) -> None:
+    """A word of 20,000 characters is longer than any window: it is read in parts."""
+    model = make_model(str(build_encoder(family, tmp_path)))
+    docs = [Doc(NLP.vocab, words=["Maria", "ab" * 10000, "flew"])]
+    found = model.predict(docs).data
+    assert numpy.isfinite(found).all() and numpy.abs(found).min(axis=1).all()
+    assert model.max_length <= 512
+
+
+def test_same_rows_however_batched(encoder: str) -> None:
+    model = make_model(encoder)
+    docs = make_docs()
+    together = model.predict(docs)
+    for (start, end), doc in zip(together.bounds, docs, strict=True):
+        alone = model.predict([doc]).data
+        numpy.testing.assert_allclose(alone, together.data[start:end], atol=1e-5)
+    backwards = model.predict(docs[::-1])
+    for (start, end), (a, b) in zip(together.bounds, backwards.bounds[::-1], strict=True):
+        numpy.testing.assert_allclose(backwards.data[a:b], together.data[start:end], atol=1e-5)
+
+
+@pytest.mark.parametrize("items", [1, 64, 100000])
+def test_same_rows_for_any_size_of_forward_passes(encoder: str, items: int) -> None:
+    model = make_model(encoder)
+    docs = make_docs()
+    expected = model.predict(docs).data
+    model.attrs["max_batch_items"] = items
+    numpy.testing.assert_allclose(model.predict(docs).data, expected, atol=1e-5)
+
+
+def test_overlapping_windows_are_averaged(encoder: str) -> None:
+    doc = NLP(" ".join(TEXTS))
+    whole = make_model(encoder, get_spans=lambda docs: [[doc[:]] for doc in docs])
+    spans = [doc[0:12], doc[8:20]]
+    both = make_model(encoder, get_spans=lambda docs: [spans])
+    single = make_model(encoder, get_spans=lambda docs: [[spans[0]]])
+    found = both.predict([doc]).data
+    assert not found[20:].any() and not single.predict([doc]).data[12:].any()
+    only_first = single.predict([doc]).data
+    numpy.testing.assert_allclose(found[:8], only_first[:8], atol=1e-6)
+    assert numpy.abs(found[8:12] - only_first[8:12]).max() > 1e-4
+    assert numpy.abs(whole.predict([doc]).data).all(axis=1).all()
+
+
+def test_no_docs_no_tokens(encoder: str) -> None:
+    model = make_model(encoder)
+    assert model.predict([]).data.shape == (0, WIDTH)
+    matrix, _ = model.begin_update([NLP(""), NLP("")])
+    assert matrix.data.shape == (0, WIDTH) and matrix.bounds == [(0, 0), (0, 0)]
+
+
+def test_one_backward_for_all_forward_passes(encoder: str) -> None:
+    model = make_model(encoder)
+    docs = make_docs()
+    matrix, backprop = model.begin_update(docs)
+    weight = numpy.random.default_rng(0).normal(size=matrix.data.shape).astype("f")
+    backprop(weight)
+    found = [p.grad.clone() for p in model.transformer.parameters() if p.grad is not None]
+    model.transformer.zero_grad()
+    for (start, end), doc in zip(matrix.bounds, docs, strict=True):
+        if len(doc):
+            model.begin_update([doc])[1](weight[start:end])
+    expected = [p.grad for p in model.transformer.parameters() if p.grad is not None]
+    assert len(found) == len(expected) > 10
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_bfloat16_is_close(encoder: str) -> None:
+    docs = make_docs()
+    exact = make_model(encoder).predict(docs).data
+    half = make_model(encoder, "bfloat16")
+    found = half.predict(docs).data
+    assert found.dtype == "float32" and 0 < numpy.abs(found - exact).max() < 0.1
+    matrix, backprop = half.begin_update(docs)
+    backprop(numpy.ones_like(matrix.data))
+    assert all(
+        torch.isfinite(p.grad).all() for p in half.transformer.parameters() if p.grad is not None
+    )
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_precision(encoder: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spacy_mtl.encoder.precision.has_native_bfloat16", lambda device: native)
+    docs = make_docs()
+    expected = make_model(encoder, "bfloat16" if native else "float32").predict(docs).data
+    numpy.testing.assert_array_equal(make_model(encoder, "auto").predict(docs).data, expected)
+
+
+def test_unknown_precision(encoder: str) -> None:
+    with pytest.raises(ValueError, match=r"M005.*int8"):
+        make_model(encoder, "int8")
+
+
+def test_copy_is_independent(encoder: str) -> None:
+    model = make_model(encoder)
+    copied = model.copy()
+    docs = make_docs()
+    numpy.testing.assert_array_equal(copied.predict(docs).data, model.predict(docs).data)
+    with torch.no_grad():
+        next(iter(copied.transformer.parameters())).mul_(2.0)
+    assert numpy.abs(copied.predict(docs).data - model.predict(docs).data).max() > 1e-3
+    assert copied.attrs["name"] == encoder and isinstance(copied, SharedTransformer)
+
+
+def test_dropout_only_in_training(tmp_path: Path) -> None:
+    model = make_model(str(build_encoder("bert", tmp_path, dropout=0.5)))
+    docs = make_docs()
+    numpy.testing.assert_array_equal(model.predict(docs).data, model.predict(docs).data)
+    first, second = (model.begin_update(docs)[0].data for _ in range(2))
+    assert numpy.abs(first - second).max() > 1e-3
+    numpy.testing.assert_array_equal(model.predict(docs).data, model.predict(docs).data)
+
+
+def test_unknown_encoder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"M001.*nowhere"):
+        make_model(str(tmp_path / "nowhere"))
+
+
+def test_slow_tokenizer(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spacy_transformers.data_classes import HFObjects
+
+    slow = HFObjects(object(), torch.nn.Linear(1, 1), None)
+    monkeypatch.setattr(
+        "spacy_mtl.pretrained.huggingface_from_pretrained", lambda *args, **kwargs: slow
+    )
+    with pytest.raises(ValueError, match=r"M002.*object"):
+        make_model(encoder)
+
+
+def test_special_tokens_of_a_tokenizer_without_a_class_of_its_own() -> None:
+    assert len(build_tokenizer("bert").build_inputs_with_special_tokens([9])) == 1
+    for kind in ("bert", "roberta", "albert"):
+        tokenizer = build_tokenizer(kind)
+
+        class Holder:
+            special_ids = encoder_model.SharedTransformer.special_ids
+
+        holder: Any = Holder()
+        holder.tokenizer = tokenizer
+        assert holder.special_ids == ([tokenizer.cls_token_id], [tokenizer.sep_token_id])
+
+
+def test_nothing_global_is_left_behind(encoder: str) -> None:
+    before = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_num_threads())
+    make_model(encoder, "bfloat16").predict(make_docs())
+    after = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_num_threads())
+    assert before == after and not torch.is_autocast_enabled("cpu")

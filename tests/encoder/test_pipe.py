@@ -1,0 +1,444 @@
+"""The pipe in pipelines: stock heads, saving, freezing, batching, odd texts."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import spacy
+from conftest import (
+    TEXTS,
+    encoder_weights,
+    make_examples,
+    make_gold,
+    make_stock_nlp,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from spacy.language import Language
+from spacy.tokens import Doc, Span
+from spacy.training import Example
+from spacy.util import fix_random_seed
+from thinc.api import Config
+
+from spacy_mtl.encoder.pipe import SharedEncoder
+from spacy_mtl.training.adamw import create_adamw_v1
+
+STOCK_HEADS = ("tagger", "ner", "textcat")
+
+
+def train(nlp: Language, steps: int = 3, seed: int = 0) -> None:
+    fix_random_seed(seed)
+    sgd = create_adamw_v1(learn_rate=0.01, encoder_learn_rate=0.001)
+    for _ in range(steps):
+        nlp.update(make_examples(nlp), sgd=False, drop=0.1)
+        for _, pipe in nlp.pipeline:
+            pipe.finish_update(sgd)
+
+
+def answers(doc: Doc) -> Any:
+    scores = [round(float(s), 4) for g in doc.spans.values() for s in g.attrs.get("scores", [])]
+    cats = {label: round(value, 4) for label, value in doc.cats.items()}
+    return [t.tag_ for t in doc], [(e.text, e.label_) for e in doc.ents], cats, scores
+
+
+def assert_same(nlp: Language, other: Language) -> None:
+    for text in [*TEXTS, "", "  \n", "Porto"]:
+        assert answers(nlp(text)) == answers(other(text))
+
+
+# Stock heads
+
+
+def test_stock_heads_answer_as_under_stock(encoder: str) -> None:
+    stock = make_stock_nlp(encoder)
+    ours = make_stock_nlp(encoder, factory="mtl_transformer")
+    ours.from_bytes(stock.to_bytes())
+    docs = [nlp.get_pipe("transformer")(nlp.make_doc(TEXTS[0])) for nlp in (stock, ours)]
+    for name in ("tagger", "textcat"):
+        expected, found = (
+            nlp.get_pipe(name).model.predict([doc])
+            for nlp, doc in zip((stock, ours), docs, strict=True)
+        )
+        numpy.testing.assert_allclose(found[0], expected[0], atol=1e-5)
+    assert_same(stock, ours)
+
+
+@pytest.mark.parametrize("heads", [STOCK_HEADS, ("parser", "spancat")])
+def test_all_stock_heads_train(encoder: str, heads: tuple[str, ...]) -> None:
+    listener = Config().from_str(
+        """
+        [tok2vec]
+        @architectures = "spacy-transformers.TransformerListener.v1"
+        grad_factor = 1.0
+        [tok2vec.pooling]
+        @layers = "reduce_mean.v1"
+        """
+    )["tok2vec"]
+    nlp = make_stock_nlp(encoder, factory="mtl_transformer", initialize=False)
+    if heads != STOCK_HEADS:
+        for name in STOCK_HEADS:
+            nlp.remove_pipe(name)
+        for name in heads:
+            model = nlp.get_factory_meta(name).default_config["model"]
+            nlp.add_pipe(name, config={"model": {**model, "tok2vec": listener}})
+
+    def get_examples() -> list[Example]:
+        examples = make_examples(nlp)
+        for eg in examples:
+            gold = eg.reference
+            for token in gold:
+                token.head, token.dep_ = gold[0], "ROOT" if token.i == 0 else "dep"
+            gold.spans["sc"] = [Span(gold, 0, 2, label="NAME")]
+        return examples
+
+    nlp.initialize(get_examples)
+    before = encoder_weights(nlp)
+    sgd = create_adamw_v1()
+    for _ in range(2):
+        nlp.update(get_examples(), sgd=sgd)
+    nlp.get_pipe("transformer").flush()
+    assert encoder_weights(nlp) != before
+    nlp(TEXTS[0])
+
+
+def test_other_poolings_are_warned_of(encoder: str) -> None:
+    nlp = make_stock_nlp(encoder, "tagger", factory="mtl_transformer", initialize=False)
+    nlp.remove_pipe("tagger")
+    listener = {
+        "@architectures": "spacy-transformers.TransformerListener.v1",
+        "pooling": {"@layers": "reduce_max.v1"},
+    }
+    with pytest.warns(UserWarning, match=r"W001.*'tagger'.*reduce_max"):
+        nlp.add_pipe(
+            "tagger", config={"model": {"@architectures": "spacy.Tagger.v2", "tok2vec": listener}}
+        )
+
+
+def test_a_trained_stock_pipeline_moves_over_by_one_line(encoder: str, tmp_path: Path) -> None:
+    stock = make_stock_nlp(encoder)
+    train(stock)
+    stock.to_disk(tmp_path)
+    config = (tmp_path / "config.cfg").read_text(encoding="utf8")
+    moved = config.replace('factory = "transformer"', 'factory = "mtl_transformer"')
+    assert moved != config
+    (tmp_path / "config.cfg").write_text(moved, encoding="utf8")
+    ours = spacy.load(tmp_path)
+    assert isinstance(ours.get_pipe("transformer"), SharedEncoder)
+    assert_same(stock, ours)
+
+
+def test_stock_model_with_weights_is_taken_over(encoder: str) -> None:
+    from spacy_mtl.encoder.model import SharedTransformer
+
+    stock = make_stock_nlp(encoder)
+    model = stock.get_pipe("transformer").model
+    doc = stock.make_doc(TEXTS[0])
+    ours = SharedTransformer.from_stock(model)
+    expected = model.predict([doc]).doc_data[0].model_output.last_hidden_state
+    assert ours.predict([doc]).data.shape == (len(doc), expected.shape[-1])
+    assert ours.transformer is model.transformer
+
+
+def test_wrong_model(encoder: str) -> None:
+    nlp = spacy.blank("en")
+    model = {"@architectures": "spacy.HashEmbedCNN.v2", "width": 8, "depth": 1, "embed_size": 10}
+    model |= {"window_size": 1, "maxout_pieces": 1, "subword_features": True}
+    model["pretrained_vectors"] = None
+    with pytest.raises(ValueError, match="M006"):
+        nlp.add_pipe("mtl_transformer", config={"model": model})
+
+
+# Lean docs
+
+
+def test_docs_keep_nothing_of_the_encoder(make_nlp: Callable) -> None:
+    nlp = make_nlp()
+    for doc in [nlp(TEXTS[0]), *nlp.pipe(TEXTS)]:
+        assert doc._.trf_data is None and not doc.tensor.size
+    gold = [Example(nlp.make_doc(eg.text), eg.reference) for eg in make_examples(nlp)]
+    nlp.evaluate(gold)
+    assert all(eg.predicted._.trf_data is None for eg in gold)
+
+
+def test_features_stay_without_listeners_and_for_stock_ones(encoder: str) -> None:
+    nlp = spacy.blank("en")
+    nlp.add_pipe("mtl_transformer", config={"model": {"name": encoder}})
+    nlp.initialize()
+    doc = nlp(TEXTS[0])
+    assert doc._.trf_data.rows.shape == (len(doc), 32)
+    assert doc._.trf_data.model_output.last_hidden_state.shape == (1, len(doc), 32)
+    stock = make_stock_nlp(encoder, "tagger", factory="mtl_transformer")
+    assert stock(TEXTS[0])._.trf_data.tensors[0].shape == (1, 8, 32)
+
+
+def test_matrices_are_freed(make_nlp: Callable) -> None:
+    import weakref
+
+    from spacy_mtl.encoder.matrix import TokenMatrix
+
+    nlp = make_nlp()
+    alive: list[Any] = []
+    predict = nlp.get_pipe("transformer").model.predict
+
+    def watched(docs: Any) -> TokenMatrix:
+        matrix = predict(docs)
+        alive.append(weakref.ref(matrix))
+        return matrix
+
+    nlp.get_pipe("transformer").model.predict = watched
+    docs = list(nlp.pipe(TEXTS * 5, batch_size=4))
+    gc.collect()
+    assert len(docs) == 20 and len(alive) == 5
+    assert [ref() for ref in alive] == [None] * 5
+
+
+def test_extra_annotations(encoder: str) -> None:
+    seen = []
+    nlp = spacy.blank("en")
+    nlp.add_pipe("mtl_transformer", config={"model": {"name": encoder}})
+    nlp.initialize()
+    nlp.get_pipe("mtl_transformer").set_extra_annotations = lambda docs, batch: seen.append(
+        [len(data.rows) for data in batch.doc_data]
+    )
+    list(nlp.pipe(["a b c", "", "d"]))
+    assert seen == [[3, 0, 1]]
+
+
+# Same answer however batched
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_same_answers_in_any_batch(make_nlp: Callable, batch_size: int) -> None:
+    nlp = make_nlp()
+    train(nlp)
+    texts = [*TEXTS, "", " ", "Porto", " ".join(TEXTS * 8)] * 2
+    expected = [answers(nlp(text)) for text in texts]
+    assert [answers(doc) for doc in nlp.pipe(texts, batch_size=batch_size)] == expected
+    backwards = [answers(doc) for doc in nlp.pipe(texts[::-1], batch_size=batch_size)]
+    assert backwards[::-1] == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_two_processes(make_nlp: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    nlp = make_nlp()
+    train(nlp)
+    expected = [answers(nlp(text)) for text in TEXTS * 3]
+    docs = nlp.pipe(TEXTS * 3, n_process=2, batch_size=2)
+    assert [answers(doc) for doc in docs] == expected
+
+
+def test_the_same_doc_twice_in_a_batch(make_nlp: Callable) -> None:
+    nlp = make_nlp()
+    train(nlp)
+    expected = answers(nlp(TEXTS[0]))
+    doc = nlp.make_doc(TEXTS[0])
+    encoder = nlp.get_pipe("transformer")
+    encoder.set_annotations([doc, doc], encoder.predict([doc, doc]))
+    for _, pipe in nlp.pipeline[1:]:
+        pipe(doc)
+    assert answers(doc) == expected
+
+
+# Saving
+
+
+def test_round_trips(make_nlp: Callable, tmp_path: Path) -> None:
+    nlp = make_nlp()
+    train(nlp)
+    nlp.to_disk(tmp_path)
+    assert_same(nlp, spacy.load(tmp_path))
+    assert_same(nlp, spacy.blank("en").from_config(nlp.config).from_bytes(nlp.to_bytes()))
+    again = spacy.util.load_model_from_config(nlp.config, auto_fill=False, validate=True)
+    assert again.config.to_str() == nlp.config.to_str()
+
+
+def test_load_needs_no_encoder_folder(encoder: str, make_nlp: Callable, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "encoder"
+    shutil.copytree(encoder, copy)
+    nlp = make_nlp(name=str(copy))
+    train(nlp)
+    nlp.to_disk(tmp_path / "model")
+    shutil.rmtree(copy)
+    assert_same(nlp, spacy.load(tmp_path / "model"))
+
+
+def test_pipes_can_be_sourced(make_nlp: Callable) -> None:
+    nlp = make_nlp()
+    train(nlp)
+    other = spacy.blank("en")
+    for name in nlp.pipe_names:
+        other.add_pipe(name, source=nlp)
+    assert_same(nlp, other)
+
+
+@pytest.mark.parametrize("trained_on", [0, 2])
+def test_replace_listeners(make_nlp: Callable, tmp_path: Path, trained_on: int) -> None:
+    nlp = make_nlp()
+    train(nlp)
+    other = spacy.blank("en").from_config(nlp.config).from_bytes(nlp.to_bytes())
+    other.replace_listeners("transformer", "ner", ["model.tok2vec"])
+    assert_same(nlp, other)
+    assert other.get_pipe("transformer").listening_components == ["tagger", "textcat"]
+    other.to_disk(tmp_path)
+    loaded = spacy.load(tmp_path)
+    assert_same(nlp, loaded)
+    shared = encoder_weights(loaded)
+    own = [node for node in loaded.get_pipe("ner").model.walk() if node.name == "transformer"]
+    assert len(own) == 1
+    before = own[0].to_bytes()
+    if trained_on:
+        train(loaded, steps=trained_on)
+        assert own[0].to_bytes() != before and encoder_weights(loaded) != shared
+
+
+def test_replace_stock_listeners(encoder: str, tmp_path: Path) -> None:
+    nlp = make_stock_nlp(encoder, factory="mtl_transformer")
+    train(nlp)
+    expected = [answers(nlp(text)) for text in TEXTS]
+    nlp.replace_listeners("transformer", "tagger", ["model.tok2vec"])
+    assert [answers(nlp(text)) for text in TEXTS] == expected
+    nlp.to_disk(tmp_path)
+    assert [answers(spacy.load(tmp_path)(text)) for text in TEXTS] == expected
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "noise"])
+def test_damaged_folders(make_nlp: Callable, tmp_path: Path, damage: str) -> None:
+    nlp = make_nlp("tagger")
+    nlp.to_disk(tmp_path)
+    file = tmp_path / "transformer" / "model"
+    data = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(data[: len(data) // 2] if damage == "cut" else b"noise" * 100)
+    with pytest.raises(ValueError, match=r"M007.*transformer"):
+        spacy.load(tmp_path)
+    with pytest.raises(ValueError, match=r"M007.*bytes"):
+        nlp.get_pipe("transformer")._load_model(b"", "bytes")
+
+
+# Determinism
+
+
+def test_same_seed_same_weights(make_nlp: Callable, tmp_path: Path) -> None:
+    from conftest import build_encoder
+
+    name = str(build_encoder("bert", tmp_path, dropout=0.1))
+    runs = []
+    for seed in (1, 1, 2):
+        nlp = make_nlp(name=name)
+        train(nlp, seed=seed)
+        runs.append([pipe.model.to_bytes() for _, pipe in nlp.pipeline[1:]])
+        runs[-1].append(encoder_weights(nlp))
+    assert runs[0] == runs[1]
+    assert runs[0][-1] != runs[2][-1]
+
+
+# Odd input
+
+ODD = [
+    "",
+    " ",
+    "\n\n\t  \n",
+    "a",
+    "ab" * 5000,
+    "\x00\x01\x02 control \x7f",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽",
+    "zero\u200dwidth\u200c\u200b joiner\ufeff",
+    "مرحبا بالعالم 123",
+    "你好，世界。今天是星期五。",
+    "สวัสดีชาวโลก",
+    "e\u0301\u0302\u0303" * 50,
+    "1" * 600 + " " + "!" * 600,
+]
+
+
+def test_odd_texts(make_nlp: Callable) -> None:
+    nlp = make_nlp()
+    train(nlp)
+    docs = list(nlp.pipe(ODD))
+    assert [doc.text for doc in docs] == ODD
+    for doc in docs:
+        assert all(token.tag_ for token in doc)
+        assert not doc.cats or 0.0 <= min(doc.cats.values()) <= max(doc.cats.values()) <= 1.0
+        assert all(not e[0].is_space and not e[-1].is_space for e in doc.ents)
+    examples = [Example(nlp.make_doc(text), nlp.make_doc(text)) for text in ODD]
+    nlp.update(examples + make_examples(nlp), sgd=create_adamw_v1())
+
+
+def test_lone_surrogates_are_refused_by_spacy_itself(make_nlp: Callable) -> None:
+    nlp = make_nlp("tagger")
+    with pytest.raises(UnicodeEncodeError):
+        nlp("lone \ud800 surrogate")
+    assert nlp(TEXTS[0])[0].tag_
+
+
+def test_a_doc_of_100_000_tokens(make_nlp: Callable) -> None:
+    nlp = make_nlp()
+    words = (" ".join(TEXTS)).split()
+    doc = Doc(nlp.vocab, words=(words * (100_000 // len(words) + 1))[:100_000])
+    nlp.max_length = 10**7
+    for _, pipe in nlp.pipeline:
+        doc = pipe(doc)
+    assert len(doc) == 100_000 and doc[-1].tag_ and doc.cats
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(texts=st.lists(st.text(max_size=60), max_size=5))
+def test_any_text(make_nlp: Callable, texts: list[str]) -> None:
+    texts = [text.encode("utf8", "ignore").decode("utf8") for text in texts]
+    nlp = cached_nlp(make_nlp)
+    assert [doc.text for doc in nlp.pipe(texts)] == texts
+
+
+CACHE: dict[str, Language] = {}
+
+
+def cached_nlp(make_nlp: Callable) -> Language:
+    if not CACHE:
+        CACHE["nlp"] = make_nlp()
+    return CACHE["nlp"]
+
+
+def test_labels_never_seen(make_nlp: Callable) -> None:
+    nlp = make_nlp()
+    eg = make_examples(nlp)[0]
+    eg.reference[0].tag_ = "NEW"
+    eg.reference.cats = {"unheard": 1.0}
+    eg.reference.set_ents([eg.reference.char_span(0, 5, "NEWTYPE")])
+    losses = nlp.update([eg], sgd=False, losses={})
+    assert all(numpy.isfinite(loss) for loss in losses.values())
+    nlp.evaluate([eg])
+
+
+def test_listener_without_encoder() -> None:
+    nlp = spacy.blank("en")
+    nlp.add_pipe("mtl_tagger")
+    with pytest.raises(ValueError, match="M011"):
+        nlp.initialize(lambda: [Example(d, d) for d in [make_gold(nlp.vocab, 0)]])
+
+
+def test_disabled_encoder(make_nlp: Callable) -> None:
+    nlp = make_nlp("tagger")
+    with pytest.raises(ValueError, match=r"M012.*Maria"), nlp.select_pipes(disable="transformer"):
+        nlp(TEXTS[0])
+
+
+def test_absent_task_in_the_balancer(make_nlp: Callable) -> None:
+    balancer = {"@misc": "spacy-mtl.StaticWeights.v1", "weights": {"parser": 1.0}}
+    with pytest.raises(ValueError, match=r"M020.*parser.*ner.*tagger"):
+        make_nlp("tagger", "ner", balancer=balancer)
+
+
+def test_unknown_argument(encoder: str) -> None:
+    nlp = spacy.blank("en")
+    with pytest.raises(Exception, match="ballancer"):
+        nlp.add_pipe("mtl_transformer", config={"ballancer": {}, "model": {"name": encoder}})

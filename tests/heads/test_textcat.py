@@ -1,0 +1,241 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import CATS, TEXTS, make_examples, make_gold
+from spacy.language import Language
+from spacy.pipeline.textcat import TextCategorizer, textcat_score
+from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
+from spacy.training import Example
+from thinc.api import Adam, Model
+
+from spacy_mtl.heads.textcat import build_textcat_head_v1, make_textcat_scorer, score_textcat
+
+POOLINGS = ["mean", "max", "first", "attention"]
+LABELS = ["a", "b", "c", "d"]
+
+
+def make_example(nlp: Language, cats: dict[str, float], text: str = "some words") -> Example:
+    gold = nlp.make_doc(text)
+    gold.cats = cats
+    return Example(nlp.make_doc(text), gold)
+
+
+def make_scores(n_docs: int) -> numpy.ndarray:
+    return numpy.random.default_rng(0).normal(size=(n_docs, len(LABELS))).astype("f")
+
+
+@pytest.fixture
+def make_abcd(make_nlp: Callable[..., Language]) -> Callable[..., Language]:
+    """A function that makes a pipeline with the categories a, b, c, d."""
+
+    def make(name: str, **config: Any) -> Language:
+        nlp = make_nlp(name, initialize=False, config={name: config})
+        nlp.config["initialize"]["components"][name] = {"labels": LABELS}
+        nlp.initialize(lambda: [make_example(nlp, {"a": 1.0, "z": 0.0})])
+        return nlp
+
+    return make
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_learns(make_nlp, pooling):
+    nlp = make_nlp("textcat", config={"textcat": {"model": {"pooling": pooling}}})
+    assert nlp.get_pipe("textcat").labels == tuple(CATS)
+    examples, sgd = make_examples(nlp, "textcat"), Adam(0.005)
+    for _ in range(40):
+        losses = nlp.update(examples, sgd=sgd, losses={})
+    assert losses["textcat"] < 0.1
+    assert nlp.evaluate(make_examples(nlp, "textcat"))["cats_score"] == 1.0
+    for doc, cat in zip(nlp.pipe(TEXTS), CATS, strict=True):
+        assert max(doc.cats, key=doc.cats.__getitem__) == cat
+        assert sum(doc.cats.values()) == pytest.approx(1.0)
+
+
+def test_learns_several_categories_per_doc(make_nlp):
+    nlp = make_nlp("textcat_multilabel", initialize=False)
+
+    def get_examples() -> list[Example]:
+        examples = make_examples(nlp, "textcat")
+        for i, eg in enumerate(examples):
+            eg.reference.cats["long"] = float(len(eg.reference) > 8)
+            del eg.reference.cats[CATS[i - 1]]  # one is not known
+        return examples
+
+    nlp.initialize(get_examples)
+    examples, sgd = get_examples(), Adam(0.005)
+    for _ in range(60):
+        losses = nlp.update(examples, sgd=sgd, losses={})
+    assert losses["textcat_multilabel"] < 0.1
+    scores = nlp.evaluate(get_examples())
+    assert (scores["cats_score"], scores["cats_micro_f"]) == (1.0, 1.0)
+    for doc, eg in zip(nlp.pipe(TEXTS), get_examples(), strict=True):
+        known = eg.reference.cats
+        assert {cat: float(doc.cats[cat] > 0.5) for cat in known} == known
+
+
+def test_they_are_spacys(make_nlp):
+    nlp = make_nlp("textcat", "textcat_multilabel")
+    exclusive, multilabel = nlp.get_pipe("textcat"), nlp.get_pipe("textcat_multilabel")
+    assert isinstance(exclusive, TextCategorizer)
+    assert not isinstance(exclusive, MultiLabel_TextCategorizer)
+    assert isinstance(multilabel, MultiLabel_TextCategorizer)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_exclusive_loss_is_the_mean_over_labelled_docs(make_abcd, smoothing):
+    """Given by its category alone, or with all others ruled out; some ruled out leave the rest."""
+    nlp = make_abcd("textcat", label_smoothing=smoothing)
+    cats: list[dict[str, float]] = [
+        {"b": 1.0},
+        {"a": 0.0, "b": 0.0, "c": 1.0, "d": 0.0},
+        {},
+        {"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.0},
+        {"z": 1.0},
+        {"d": 1.0, "a": 0.0},
+    ]
+    scores = make_scores(6)
+    examples = [make_example(nlp, gold) for gold in cats]
+    loss, gradient = nlp.get_pipe("textcat").get_loss(examples, scores)
+    labelled = [0, 1, 5]
+    leaf = torch.tensor(scores[labelled], requires_grad=True)
+    expected = F.cross_entropy(leaf, torch.tensor([1, 2, 3]), label_smoothing=smoothing)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    numpy.testing.assert_allclose(gradient[labelled], leaf.grad, atol=1e-6)
+    assert not gradient[[2, 3, 4]].any()
+
+
+def test_exclusive_loss_of_what_is_only_ruled_out(make_abcd):
+    nlp = make_abcd("textcat")
+    scores = make_scores(1)
+    loss, gradient = nlp.get_pipe("textcat").get_loss(
+        [make_example(nlp, {"a": 0.0, "c": 0.0})], scores
+    )
+    leaf = torch.tensor(scores, requires_grad=True)
+    expected = -leaf.softmax(1)[:, [1, 3]].sum().log()
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    numpy.testing.assert_allclose(gradient, leaf.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_multilabel_loss_is_the_mean_over_known_labels(make_abcd, smoothing):
+    nlp = make_abcd("textcat_multilabel", label_smoothing=smoothing)
+    cats = [{"a": 1.0, "c": 1.0, "d": 0.0}, {}, {"b": 0.0, "z": 1.0}]
+    scores = make_scores(3)
+    examples = [make_example(nlp, gold) for gold in cats]
+    loss, gradient = nlp.get_pipe("textcat_multilabel").get_loss(examples, scores)
+    known = (torch.tensor([0, 0, 0, 2]), torch.tensor([0, 2, 3, 1]))
+    targets = (1 - smoothing) * torch.tensor([1.0, 1, 0, 0]) + smoothing / 2
+    leaf = torch.tensor(scores, requires_grad=True)
+    expected = F.binary_cross_entropy_with_logits(leaf[known], targets)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    numpy.testing.assert_allclose(gradient, leaf.grad, atol=1e-6)
+    assert numpy.count_nonzero(gradient) == 4
+
+
+@pytest.mark.parametrize("name", ["textcat", "textcat_multilabel"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_docs_without_tokens(make_abcd, name, pooling):
+    """They get zeros and cost nothing, and the others get what they get without them."""
+    nlp = make_abcd(name, model={"pooling": pooling})
+    pipe = nlp.get_pipe(name)
+    output = pipe.model.get_ref("output_layer")
+    rng = numpy.random.default_rng(0)
+    output.set_param("W", rng.normal(size=output.get_param("W").shape).astype("f"))
+
+    first, empty, second, last = nlp.pipe([TEXTS[0], "", TEXTS[1], ""])
+    assert empty.cats == last.cats == dict.fromkeys(LABELS, 0.0)
+    for doc in (first, second):
+        assert doc.cats == pytest.approx(nlp(doc.text).cats, abs=1e-6)
+        assert min(doc.cats.values()) > 0
+    assert nlp("").cats == dict.fromkeys(LABELS, 0.0)
+
+    examples = [make_example(nlp, {"a": 1.0}, text) for text in (TEXTS[0], TEXTS[1])]
+    empties = [make_example(nlp, {"b": 1.0}, "") for _ in range(2)]
+    loss = nlp.update(examples, sgd=False, losses={})[name]
+    beside = nlp.update([empties[0], *examples, empties[1]], sgd=False, losses={})[name]
+    assert beside == pytest.approx(loss, rel=1e-5)
+    assert nlp.update(empties, sgd=False, losses={})[name] == 0.0
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_poolings(make_nlp, pooling):
+    """Mean, maximum, first row, and a mean that is weighted by a softmax over the tokens."""
+    nlp = make_nlp("textcat", config={"textcat": {"model": {"pooling": pooling}}})
+    output = nlp.get_pipe("textcat").model.get_ref("output_layer")
+    output.set_param("W", numpy.eye(4, output.get_dim("nI"), dtype="f"))
+    doc = nlp.get_pipe("transformer")(make_gold(nlp.vocab, 0, ()))
+    rows = doc._.trf_data.rows.copy()
+    if pooling == "attention":
+        (layer,) = (n for n in nlp.get_pipe("textcat").model.walk() if n.has_param("Q"))
+        query = numpy.random.default_rng(0).normal(size=rows.shape[1]).astype("f")
+        layer.set_param("Q", query.reshape(layer.get_param("Q").shape))
+        weights = torch.tensor(rows @ query).softmax(0).numpy()
+        expected = weights @ rows
+    else:
+        expected = {"mean": rows.mean(0), "max": rows.max(0), "first": rows[0]}[pooling]
+    p = torch.tensor(expected[:4]).softmax(0).tolist()
+    assert list(nlp.get_pipe("textcat")(doc).cats.values()) == pytest.approx(p, rel=1e-5)
+
+
+def test_unknown_pooling():
+    with pytest.raises(ValueError, match=r"M034.*'sum'.*'attention', 'first', 'max', 'mean'"):
+        build_textcat_head_v1(Model("rows", lambda *_: None), pooling="sum")  # type: ignore
+
+
+def test_two_exclusive_categories(make_abcd):
+    nlp = make_abcd("textcat")
+    with pytest.raises(ValueError, match="E895"):
+        nlp.update([make_example(nlp, {"a": 1.0, "b": 1.0})])
+
+
+def make_scored(nlp: Language, predicted: str, cats: dict[str, float]) -> Example:
+    eg = make_example(nlp, cats)
+    eg.predicted.cats = {label: 0.9 if label == predicted else 0.1 for label in LABELS}
+    return eg
+
+
+def test_scorer_leaves_out_docs_without_gold(make_abcd):
+    """spaCy's own counts their predictions as wrong."""
+    nlp = make_abcd("textcat")
+    labelled = [
+        make_scored(nlp, "a", {"a": 1.0}),
+        make_scored(nlp, "b", {label: float(label == "b") for label in LABELS}),
+        make_scored(nlp, "a", {"b": 1.0}),
+    ]
+    unlabelled = [
+        make_scored(nlp, "a", {}),
+        make_scored(nlp, "b", dict.fromkeys(LABELS, 0.0)),
+        make_scored(nlp, "c", {"a": 0.0}),
+    ]
+    ours = score_textcat(labelled + unlabelled, labels=LABELS)
+    assert ours == textcat_score(labelled, labels=LABELS)
+    assert ours["cats_micro_p"] == ours["cats_micro_r"] == pytest.approx(2 / 3)
+    stock = textcat_score(labelled + unlabelled, labels=LABELS)
+    assert stock["cats_micro_p"] == pytest.approx(2 / 6)
+
+    pipe = nlp.get_pipe("textcat")
+    assert pipe.scorer is score_textcat is make_textcat_scorer()
+    assert pipe.score(labelled + unlabelled) == ours
+
+
+def test_scorer_without_any_gold(make_abcd):
+    nlp = make_abcd("textcat")
+    scores = score_textcat([make_scored(nlp, "a", {})], labels=LABELS)
+    assert set(scores) == set(textcat_score([], labels=LABELS))
+    assert set(scores.values()) == {None}
+    assert nlp.evaluate([make_example(nlp, {})])["cats_score"] is None
+
+
+def test_labels_from_initialize(make_abcd):
+    for name in ("textcat", "textcat_multilabel"):
+        nlp = make_abcd(name)
+        assert nlp.get_pipe(name).labels == tuple(LABELS)
+        assert list(nlp("some words").cats) == LABELS
+        assert nlp.update([make_example(nlp, {"z": 1.0})], losses={})[name] == 0.0
