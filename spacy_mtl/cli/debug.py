@@ -504,7 +504,6 @@ def pick_batch(
     RETURNS (List[Example]): Of the batches from a few docs for each head, the one with labels for
         the most heads.
     """
-
     readers = [annotation.read for attr, annotation in ATTRIBUTES.items() if attr in heads.values()]
     turns = zip_longest(
         *(islice(_find_labelled(examples, read), TRIED) for read in readers), examples[:TRIED]

@@ -15,7 +15,7 @@ from ..pretrained import load_pretrained
 from ..types import Floats2d, Ints1d, Ints2d
 from .matrix import TokenMatrix
 from .precision import Precision, get_dtype
-from .wordpieces import Wordpieces, batch_by_length, concat, get_wordpieces
+from .wordpieces import Wordpieces, batch_by_length, concat, get_backend, get_wordpieces
 
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
 
@@ -79,7 +79,7 @@ class SharedTransformer(TransformerModel):
     @property
     def special_ids(self) -> tuple[list[int], list[int]]:
         """RETURNS (Tuple[List[int], List[int]]): What stands before and after a sequence."""
-        framed = self.tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
+        framed = get_backend(self.tokenizer).encode("a", add_special_tokens=True)
         (text,) = numpy.nonzero(numpy.array(framed.special_tokens_mask) == 0)
         return framed.ids[: text[0]], framed.ids[text[-1] + 1 :]
 

@@ -1,5 +1,6 @@
 """The pipe `mtl_transformer`: encodes docs for all heads and trains on what comes back."""
 
+import json
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -68,6 +69,7 @@ class SharedEncoder(Transformer):
         self.balancer = balancer
         self.diagnostics = Diagnostics()
         self._hub: GradientHub | None = None
+        self._has_gradient = False
         self._losses: dict[str, float] = {}
         self._losses_before: dict[str, float] = {}
 
@@ -201,6 +203,7 @@ class SharedEncoder(Transformer):
         )
         gradient, weights = self.balancer.combine(batch)
         hub.backprop(gradient)
+        self._has_gradient = True
         self._losses[self.name] += sum(weights[task] * batch.losses[task] for task in weights)
         self.diagnostics.add(batch, weights)
         if hub.sgd is not None:
@@ -214,14 +217,15 @@ class SharedEncoder(Transformer):
         if self._hub is not None and not self._hub.slots:
             # `nlp.update(..., sgd=sgd)` comes here before the heads have run.
             self._update_when_complete(sgd)
-            self.model.finish_update(sgd)
         else:
             self.flush()
-            self._finish_update(sgd)
+        self._finish_update(sgd)
 
     def _finish_update(self, sgd: Optimizer) -> None:
         self.model.finish_update(sgd)
-        self.balancer.step()
+        if self._has_gradient:
+            self._has_gradient = False
+            self.balancer.step()
 
     def _update_when_complete(self, sgd: Optimizer) -> None:
         assert self._hub is not None
@@ -240,7 +244,7 @@ class SharedEncoder(Transformer):
             "cfg": lambda: srsly.json_dumps(self.cfg),
             "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
             "model": self.model.to_bytes,
-            "balancer": lambda: srsly.json_dumps(self.balancer.to_dict()),
+            "balancer": lambda: json.dumps(self.balancer.to_dict()).encode(),
         }
         return util.to_bytes(serialize, exclude)
 
@@ -256,7 +260,7 @@ class SharedEncoder(Transformer):
             "cfg": lambda b: self.cfg.update(srsly.json_loads(b)),
             "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
             "model": lambda b: self._load_model(b, "bytes"),
-            "balancer": lambda b: self.balancer.from_dict(srsly.json_loads(b)),
+            "balancer": lambda b: self.balancer.from_dict(json.loads(b)),
         }
         util.from_bytes(bytes_data, deserialize, exclude)
         return self
@@ -270,7 +274,8 @@ class SharedEncoder(Transformer):
         self.flush()
         super().to_disk(path, exclude=exclude)
         if "balancer" not in exclude:
-            srsly.write_json(Path(path) / "balancer.json", self.balancer.to_dict())
+            file = Path(path) / "balancer.json"
+            file.write_text(json.dumps(self.balancer.to_dict()), encoding="utf8")
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "SharedEncoder":
         """Load the pipe from a folder, also from one that spacy-transformers' pipe has saved.
@@ -286,7 +291,8 @@ class SharedEncoder(Transformer):
             file = path / "model"
             self._load_model(file.read_bytes() if file.is_file() else b"", file)
         if "balancer" not in exclude and (path / "balancer.json").is_file():
-            self.balancer.from_dict(srsly.read_json(path / "balancer.json"))
+            file = path / "balancer.json"
+            self.balancer.from_dict(json.loads(file.read_text(encoding="utf8")))
         return self
 
     def _load_model(self, data: bytes, source: Any) -> None:

@@ -70,11 +70,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> tuple[Ints1d, Ints1d, Ints
     """RETURNS (Tuple[Ints1d, Ints1d, Ints1d, Ints1d]): Wordpieces per text; then for all
     wordpieces the ids and the first and behind-the-last character within their text.
     """
-    backend = tokenizer.backend_tokenizer
-    # A tokenizer.json may carry both, and they would cut or fill the texts silently.
-    backend.no_truncation()
-    backend.no_padding()
-    encodings = backend.encode_batch(list(texts), add_special_tokens=False)
+    encodings = get_backend(tokenizer).encode_batch(list(texts), add_special_tokens=False)
     lengths = numpy.array([len(e.ids) for e in encodings], dtype="int64")
     total = int(lengths.sum())
     ids = numpy.fromiter(chain.from_iterable(e.ids for e in encodings), "int64", total)
@@ -82,6 +78,16 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> tuple[Ints1d, Ints1d, Ints
         chain.from_iterable(chain.from_iterable(e.offsets for e in encodings)), "int64", 2 * total
     ).reshape(-1, 2)
     return lengths, ids, chars[:, 0], chars[:, 1]
+
+
+def get_backend(tokenizer: Any) -> Any:
+    """RETURNS (tokenizers.Tokenizer): What tokenizes, without the truncation and the padding that a
+    tokenizer.json may carry, which would cut or fill texts silently.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def align(

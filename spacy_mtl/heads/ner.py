@@ -208,7 +208,8 @@ class MultiTaskNER(Head, TrainablePipe):
         """
         key = self.cfg["spans_key"]
         for doc, entities in zip(docs, predictions, strict=True):
-            given = list(doc.ents)
+            found = {(start, end, label) for start, end, label, _ in entities}
+            given = [ent for ent in doc.ents if (ent.start, ent.end, ent.label_) not in found]
             taken = {i for ent in given for i in range(ent.start, ent.end)}
             spans, probabilities = [], []
             for start, end, label, p in entities:

@@ -75,7 +75,7 @@ class AdamW(Optimizer):
         known, adam = self.modules.get(key, (None, None))
         if known is not module:
             adam = torch.optim.AdamW(
-                self._get_groups(module), betas=(self.b1, self.b2), eps=self.eps
+                self._get_groups(module), betas=(self.b1, self.b2), eps=self.eps, fused=True
             )
             self.modules[key] = (module, adam)
         assert adam is not None

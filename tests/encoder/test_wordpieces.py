@@ -11,7 +11,7 @@ from spacy.tokens import Doc
 from spacy_transformers.align import get_alignment_via_offset_mapping
 from spacy_transformers.span_getters import get_strided_spans
 
-from spacy_mtl.encoder.wordpieces import PADDING_SHARE, batch_by_length, cut, get_wordpieces
+from spacy_mtl.encoder.wordpieces import PADDING_SHARE, batch_by_length, cut, get_backend, get_wordpieces
 
 NLP = spacy.blank("en")
 TOKENIZERS = {kind: build_tokenizer(kind) for kind in ("bert", "roberta", "albert")}
@@ -102,3 +102,12 @@ def test_tokenizer_that_would_cut_and_fill() -> None:
     pieces = get_wordpieces([doc], [[doc[:]]], tokenizer, 100)
     expected = get_wordpieces([doc], [[doc[:]]], TOKENIZERS["bert"], 100)
     numpy.testing.assert_array_equal(pieces.ids, expected.ids)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_special_tokens_of_a_tokenizer_that_pads(kind: str) -> None:
+    tokenizer = deepcopy(TOKENIZERS[kind])
+    tokenizer.backend_tokenizer.enable_padding(length=50)
+    framed = get_backend(tokenizer).encode("a", add_special_tokens=True)
+    assert framed.special_tokens_mask[0] == framed.special_tokens_mask[-1] == 1
+    assert len(framed.ids) < 6

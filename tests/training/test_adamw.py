@@ -341,13 +341,16 @@ def test_a_frozen_encoder_is_byte_equal(make_nlp: Callable) -> None:
 
 
 def test_silent_heads_are_byte_equal(make_nlp: Callable) -> None:
-    """Not even their momentum moves them."""
+    """Not even their momentum moves them, nor the encoder's if all are silent."""
     nlp = make_nlp(*HEADS)
     sgd = create_adamw_v1()
     update(nlp, sgd, 2)
     ner = nlp.get_pipe("ner").to_bytes()
     update(nlp, sgd, 2, "tagger")
     assert nlp.get_pipe("ner").to_bytes() == ner
+    everything = nlp.to_bytes()
+    update(nlp, sgd, 2, "none")
+    assert nlp.to_bytes() == everything
 
 
 def test_training_learns(make_nlp: Callable) -> None:
