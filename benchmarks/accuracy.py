@@ -75,6 +75,7 @@ def run(args: argparse.Namespace, contender: str, seed: int, overrides: list[str
             "paths.encoder": encoder,
             "system.seed": seed,
             "training.max_steps": args.updates,
+            "training.max_epochs": 0,
             **parse_config_overrides(overrides),
         },
     )

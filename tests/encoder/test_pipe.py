@@ -83,15 +83,21 @@ def test_all_stock_heads_train(encoder: str, heads: tuple[str, ...]) -> None:
             nlp.remove_pipe(name)
         for name in heads:
             model = nlp.get_factory_meta(name).default_config["model"]
-            nlp.add_pipe(name, config={"model": {**model, "tok2vec": listener}})
+            # so few texts have only rare actions
+            settings = {"min_action_freq": 1} if name == "parser" else {}
+            nlp.add_pipe(name, config={"model": {**model, "tok2vec": listener}, **settings})
 
     def get_examples() -> list[Example]:
-        examples = make_examples(nlp)
-        for eg in examples:
-            gold = eg.reference
-            for token in gold:
-                token.head, token.dep_ = gold[0], "ROOT" if token.i == 0 else "dep"
+        if heads == STOCK_HEADS:
+            return make_examples(nlp)
+        examples = []
+        for text in TEXTS:
+            words = text.split()
+            parents = [max(0, i - 1) for i in range(len(words))]
+            deps = ["ROOT", *["dep"] * (len(words) - 1)]
+            gold = Doc(nlp.vocab, words=words, heads=parents, deps=deps)
             gold.spans["sc"] = [Span(gold, 0, 2, label="NAME")]
+            examples.append(Example(Doc(nlp.vocab, words=words), gold))
         return examples
 
     nlp.initialize(get_examples)

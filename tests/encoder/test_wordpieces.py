@@ -11,7 +11,13 @@ from spacy.tokens import Doc
 from spacy_transformers.align import get_alignment_via_offset_mapping
 from spacy_transformers.span_getters import get_strided_spans
 
-from spacy_mtl.encoder.wordpieces import PADDING_SHARE, batch_by_length, cut, get_backend, get_wordpieces
+from spacy_mtl.encoder.wordpieces import (
+    PADDING_SHARE,
+    batch_by_length,
+    cut,
+    get_backend,
+    get_wordpieces,
+)
 
 NLP = spacy.blank("en")
 TOKENIZERS = {kind: build_tokenizer(kind) for kind in ("bert", "roberta", "albert")}

@@ -46,7 +46,7 @@ def make_reference(module: torch.nn.Module, **settings: Any) -> torch.optim.Adam
     matrices = [p for p in module.parameters() if p.ndim > 1]
     others = [p for p in module.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, **settings)
+    return torch.optim.AdamW(groups, fused=True, **settings)
 
 
 def assert_equal_modules(found: torch.nn.Module, expected: torch.nn.Module) -> None:

@@ -1,0 +1,91 @@
+"""Every config in configs/ resolves and trains."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import make_gold
+from spacy.tokens import DocBin
+from spacy.training.initialize import init_nlp
+from spacy.training.loop import train
+from spacy.util import load_config, registry
+from spacy.vocab import Vocab
+from thinc.api import Config
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    file = tmp_path / "corpus.spacy"
+    DocBin(docs=[make_gold(Vocab(), i) for i in range(4)], store_user_data=True).to_disk(file)
+    return file
+
+
+def load(path: Path, encoder: str, corpus: Path, **overrides: Any) -> Config:
+    plain = load_config(path)
+    paths = {
+        f"paths.{key}": str(corpus) for key in plain["paths"] if key.endswith(("train", "dev"))
+    }
+    settings = {
+        "paths.encoder": encoder,
+        "training.max_steps": 2,
+        "training.eval_frequency": 2,
+        "system.gpu_allocator": None,
+    }
+    return load_config(path, overrides={**paths, **settings, **overrides})
+
+
+def test_there_are_the_promised_configs() -> None:
+    assert {path.stem for path in CONFIGS} == {
+        "mtl_cpu",
+        "mtl_gpu",
+        "mtl_separate_corpora",
+        "single_task",
+        "stock",
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_is_filled_and_trains(
+    path: Path, encoder: str, corpus: Path, tmp_path: Path
+) -> None:
+    config = load(path, encoder, corpus)
+    if path.stem == "mtl_separate_corpora":
+        write_labels(path, encoder, corpus, tmp_path / "labels")
+        config = load(path, encoder, corpus, **{"paths.labels": str(tmp_path / "labels")})
+    nlp = init_nlp(config)
+    # nothing was left to defaults that the file does not name, and nothing was dropped
+    for section in ("components", "corpora"):
+        assert config[section].keys() == nlp.config[section].keys() or path.stem == "single_task"
+    train(nlp, tmp_path)
+    assert (tmp_path / "model-last" / "config.cfg").exists()
+
+
+def write_labels(path: Path, encoder: str, corpus: Path, folder: Path) -> None:
+    """What `spacy init labels` does with the settings that the config's comment gives."""
+    import srsly
+
+    overrides = {
+        "training.max_epochs": 0,
+        "corpora.train.epochs": 1,
+        "corpora.train.sampling": "proportional",
+        "paths.labels": str(folder),
+    }
+    nlp = init_nlp(load(path, encoder, corpus, **overrides))
+    folder.mkdir()
+    for name in ("tagger", "ner", "textcat"):
+        srsly.write_json(folder / f"{name}.json", nlp.get_pipe(name).label_data)
+
+
+def test_separate_corpora_keep_their_labels_apart(
+    encoder: str, corpus: Path, tmp_path: Path
+) -> None:
+    config = load(ROOT / "configs" / "mtl_separate_corpora.cfg", encoder, corpus)
+    nlp = init_nlp(config)
+    reader = registry.resolve(nlp.config.interpolate()["corpora"])["dev"]
+    golds = [eg.reference for eg in reader(nlp)]
+    assert len(golds) == 12
+    kinds = [(g.has_annotation("TAG"), g.has_annotation("ENT_IOB"), bool(g.cats)) for g in golds]
+    assert {sum(kind) for kind in kinds} == {1} and len(set(kinds)) == 3
