@@ -1,6 +1,7 @@
 """The pipe `mtl_transformer`: encodes docs for all heads and trains on what comes back."""
 
 import json
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import srsly
+import torch
 from spacy import util
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -70,6 +72,7 @@ class SharedEncoder(Transformer):
         self.diagnostics = Diagnostics()
         self._hub: GradientHub | None = None
         self._has_gradient = False
+        self._pid = os.getpid()
         self._losses: dict[str, float] = {}
         self._losses_before: dict[str, float] = {}
 
@@ -124,6 +127,10 @@ class SharedEncoder(Transformer):
         RETURNS (TokenMatrix): One row per token.
         """
         self.flush()
+        if os.getpid() != self._pid:
+            # A worker of `n_process`: a forked OpenMP pool would wait forever for its threads.
+            torch.set_num_threads(1)
+            self._pid = os.getpid()
         return self.model.predict(list(docs))
 
     def set_annotations(  # type: ignore[override]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 import pytest
 import spacy
+import torch
 from conftest import (
     TEXTS,
     encoder_weights,
@@ -230,11 +231,14 @@ def test_same_answers_in_any_batch(make_nlp: Callable, batch_size: int) -> None:
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 def test_two_processes(make_nlp: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # whose pool a forked process must not wait for
     nlp = make_nlp()
     train(nlp)
     expected = [answers(nlp(text)) for text in TEXTS * 3]
     docs = nlp.pipe(TEXTS * 3, n_process=2, batch_size=2)
     assert [answers(doc) for doc in docs] == expected
+    torch.set_num_threads(threads)
 
 
 def test_the_same_doc_twice_in_a_batch(make_nlp: Callable) -> None:
