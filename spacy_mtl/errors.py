@@ -72,6 +72,10 @@ class Errors(metaclass=_WithCodes):
         "give the labels in `[initialize.components]`."
     )
     M034 = "Unknown pooling '{pooling}'. Choose from: {poolings}."
+    M035 = (
+        "The model of '{name}' has {nO} outputs, but {n} are needed for its labels: {labels}... "
+        "Leave nO = null in the model, or give the labels that it was made for."
+    )
     M040 = "{name} = {value!r} in the optimizer. Give a number >= 0."
     M041 = (
         "The pattern '{pattern}' of `freeze` matches no parameter of the encoder, which has names "
@@ -87,6 +91,10 @@ class Errors(metaclass=_WithCodes):
     M122 = (
         "`tasks` of MixedCorpus names corpora that are not there: {unknown}. There are: {corpora}; "
         "at least one is needed."
+    )
+    M126 = (
+        "Can't read the corpus '{name}' of MixedCorpus: {error}. Check the path in its section, or "
+        "make the file with `python -m spacy mtl convert`."
     )
     M123 = "The corpus '{name}' of MixedCorpus holds no examples. Check its path and its limit."
     M124 = (

@@ -42,7 +42,8 @@ def create_mixed_corpus_v1(
     epochs (int): How many times the corpora's joint size to draw; 0 for an endless stream, for
         `[training] max_epochs = -1`.
     seed (int): Of the stream's own generator. The same seed gives the same stream.
-    RAISES (ValueError): M120 to M124 for settings that make no sense and corpora without examples.
+    RAISES (ValueError): M120 to M122 for settings that make no sense; when it is read, M126 and
+        M123 for corpora that can't be read or hold nothing, M124 for unknown components.
     """
     if sampling not in ("proportional", "uniform", "temperature", "annealed"):
         raise ValueError(Errors.M120.format(sampling=sampling))
@@ -82,7 +83,10 @@ def read_mixed(
     generator = random.Random(seed)
     loaded = {}
     for name, reader in corpora.items():
-        examples = list(reader(nlp))
+        try:
+            examples = list(reader(nlp))
+        except (OSError, ValueError) as err:
+            raise ValueError(Errors.M126.format(name=name, error=err)) from err
         if not examples:
             raise ValueError(Errors.M123.format(name=name))
         if name in tasks:

@@ -17,6 +17,7 @@ from thinc.api import (
     zero_init,
 )
 
+from ..errors import Errors
 from ..types import Floats2d
 
 
@@ -104,6 +105,15 @@ class Head:
         return any(
             hasattr(node, "upstream_name") and not getattr(node, "reads_rows", False)
             for node in self.model.walk()
+        )
+
+
+def check_outputs(name: str, model: Model, labels: Sequence[str]) -> None:
+    """RAISES (ValueError): M035 unless the model has one output for each label."""
+    n_outputs = model.get_ref("output_layer").get_dim("nO")
+    if n_outputs != len(labels):
+        raise ValueError(
+            Errors.M035.format(name=name, nO=n_outputs, n=len(labels), labels=list(labels)[:10])
         )
 
 

@@ -15,7 +15,7 @@ from thinc.api import Config, Model, get_array_module
 from ..errors import Errors
 from ..types import Floats2d, Ints1d
 from .crf import FORBIDDEN, Chain, crf_loss, span_probability, sum_paths, viterbi
-from .head import Head, score_tokens, with_options
+from .head import Head, check_outputs, score_tokens, with_options
 from .losses import cross_entropy, one_hot
 
 DEFAULT_CONFIG = """
@@ -133,7 +133,7 @@ class MultiTaskNER(Head, TrainablePipe):
         """
         if label in self.labels:
             return 0
-        if self.model.get_ref("output_layer").has_dim("nO"):
+        if self.model.has_param("transitions"):  # which initialization makes
             raise ValueError(Errors.M032.format(name=self.name, label=label, labels=self.labels))
         self.cfg["labels"].append(label)
         self.vocab.strings.add(label)
@@ -152,7 +152,7 @@ class MultiTaskNER(Head, TrainablePipe):
         nlp (Optional[Language]): The current pipeline.
         labels (Optional[Sequence[str]]): The entity types, as written by `init labels`. Otherwise
             they are looked up in the examples.
-        RAISES (ValueError): M032 if they disagree with the model, M033 if there are none.
+        RAISES (ValueError): M032 or M035 if they disagree with the model, M033 if there are none.
         """
         validate_get_examples(get_examples, "MultiTaskNER.initialize")
         if labels is None:
@@ -165,6 +165,7 @@ class MultiTaskNER(Head, TrainablePipe):
         if not output.has_dim("nO"):
             output.set_dim("nO", len(self.tags))
         self.model.initialize(X=[eg.predicted for eg in islice(get_examples(), 10)])
+        check_outputs(self.name, self.model, self.tags)
 
     def has_labels(self, doc: Doc) -> bool:
         return doc.has_annotation("ENT_IOB")

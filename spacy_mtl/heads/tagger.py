@@ -11,7 +11,7 @@ from spacy.training import Example
 from thinc.api import Config, Model
 
 from ..types import Floats2d
-from .head import Head, score_tokens
+from .head import Head, check_outputs, score_tokens
 from .losses import cross_entropy
 
 DEFAULT_CONFIG = """
@@ -31,6 +31,24 @@ scorer = {"@scorers": "spacy.tagger_scorer.v1"}
 
 class MultiTaskTagger(Head, Tagger):
     """spaCy's tagger with a true mean loss, for any number of other heads beside it."""
+
+    def initialize(
+        self,
+        get_examples: Callable[[], Iterable[Example]],
+        *,
+        nlp: Language | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        """Find the labels and size the model.
+
+        get_examples (Callable): Returns a representative sample of examples.
+        nlp (Optional[Language]): The current pipeline.
+        labels (Optional[Sequence[str]]): The tags, as written by `init labels`. Otherwise they are
+            looked up in the examples.
+        RAISES (ValueError): M035 if they disagree with the model.
+        """
+        super().initialize(get_examples, nlp=nlp, labels=labels)
+        check_outputs(self.name, self.model, self.labels)
 
     def has_labels(self, doc: Doc) -> bool:
         return doc.has_annotation("TAG")

@@ -27,7 +27,7 @@ from thinc.api import (
 
 from ..errors import Errors
 from ..types import Floats2d
-from .head import Head, skip_empty, with_options
+from .head import Head, check_outputs, skip_empty, with_options
 from .losses import binary_cross_entropy, cross_entropy, sigmoid, softmax
 
 DEFAULT_CONFIG = """
@@ -114,6 +114,26 @@ class MultiTaskTextCategorizer(CategoryHead, TextCategorizer):
         super().__init__(*args, **kwargs)
         self.cfg["label_smoothing"] = label_smoothing
 
+    def initialize(  # type: ignore[override]
+        self,
+        get_examples: Callable[[], Iterable[Example]],
+        *,
+        nlp: Language | None = None,
+        labels: Iterable[str] | None = None,
+        positive_label: str | None = None,
+    ) -> None:
+        """Find the labels and size the model.
+
+        get_examples (Callable): Returns a representative sample of examples.
+        nlp (Optional[Language]): The current pipeline.
+        labels (Optional[Iterable[str]]): The categories, as written by `init labels`. Otherwise
+            they are looked up in the examples.
+        positive_label (Optional[str]): Of two categories the one to score.
+        RAISES (ValueError): M035 if they disagree with the model.
+        """
+        super().initialize(get_examples, nlp=nlp, labels=labels, positive_label=positive_label)
+        check_outputs(self.name, self.model, self.labels)
+
     def to_probabilities(self, scores: Floats2d) -> Floats2d:
         return softmax(scores)
 
@@ -134,6 +154,21 @@ class MultiTaskMultiLabelTextCategorizer(CategoryHead, MultiLabel_TextCategorize
     def __init__(self, *args: Any, label_smoothing: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cfg["label_smoothing"] = label_smoothing
+
+    def initialize(  # type: ignore[override]
+        self,
+        get_examples: Callable[[], Iterable[Example]],
+        *,
+        nlp: Language | None = None,
+        labels: Iterable[str] | None = None,
+    ) -> None:
+        """Find the labels and size the model.
+
+        get_examples, nlp, labels: As for exclusive categories.
+        RAISES (ValueError): M035 if they disagree with the model.
+        """
+        super().initialize(get_examples, nlp=nlp, labels=labels)
+        check_outputs(self.name, self.model, self.labels)
 
     def to_probabilities(self, scores: Floats2d) -> Floats2d:
         return sigmoid(scores)

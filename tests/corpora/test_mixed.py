@@ -333,3 +333,14 @@ def test_from_a_config(nlp: Language, tmp_path: Path) -> None:
     assert {len(eg.reference.ents) for eg in examples} == {0, 1, 3}
     assert all(eg.reference.has_annotation("TAG") for eg in examples)
     assert [eg.text for eg in reader(nlp)] == [eg.text for eg in examples]
+
+
+@pytest.mark.parametrize("path", [None, "nowhere.spacy"])
+def test_corpus_that_cannot_be_read(path: str | None) -> None:
+    from spacy.training.corpus import create_docbin_reader
+
+    with pytest.raises(ValueError, match=r"M126.*'lost'"):
+        reader = create_mixed_corpus_v1(
+            {"lost": lambda nlp: create_docbin_reader(path, gold_preproc=False)(nlp)}
+        )
+        next(iter(reader(spacy.blank("en"))))

@@ -325,3 +325,10 @@ def test_smoothing_with_a_crf(make_nlp):
     nlp = make_nlp("ner", config={"ner": {**config, "model": {"crf": False}}})
     smooth = nlp.update(make_examples(nlp), losses={})["ner"]
     assert smooth == pytest.approx(numpy.log(17), rel=1e-5)  # all tags are as likely at first
+
+
+@pytest.mark.parametrize("head", ["tagger", "ner", "textcat", "textcat_multilabel"])
+def test_labels_that_disagree_with_the_model(make_nlp: Any, head: str) -> None:
+    nlp = make_nlp(head, config={head: {"model": {"nO": 50}}}, initialize=False)
+    with pytest.raises(ValueError, match=rf"M035.*'{head}' has 50 outputs"):
+        nlp.initialize(lambda: make_examples(nlp))
