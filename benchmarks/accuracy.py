@@ -65,6 +65,7 @@ def run(args: argparse.Namespace, contender: str, seed: int, overrides: list[str
 
     from spacy_mtl.pretrained import embedded_minilm
 
+    given = list(overrides)  # which parsing empties
     torch.set_num_threads(args.threads)
     if args.one_dnn:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace, contender: str, seed: int, overrides: list[str
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "threads": args.threads,
         "one_dnn": args.one_dnn,
-        "overrides": overrides,
+        "overrides": given,
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
         **scores,
