@@ -42,7 +42,8 @@ def test_demo(tmp_path: Path) -> None:
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / name)
-    command = [sys.executable, "-m", "spacy", "project", "run", "demo", "--vars.demo_steps", "4"]
+    command = [sys.executable, "-m", "spacy", "project", "run", "demo", "."]
+    command += ["--vars.demo_steps", "4"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     scores = srsly.read_json(tmp_path / "metrics" / "sample.json")
