@@ -55,9 +55,24 @@ class Errors(metaclass=_WithCodes):
         "own listener."
     )
     M013 = "spacy-mtl.ConcatTok2Vec.v1 needs at least one model in `layers`."
+    M014 = "The window of spacy-mtl.sentence_spans.v1 is {window!r} tokens. Give a number >= 1."
     M020 = "The balancer names tasks that are not there: {unknown}. The heads are: {tasks}."
     M021 = "The weight of '{name}' is {weight!r}. Give a number >= 0 or a schedule of such numbers."
-    M022 = "The learn_rate of the uncertainty weights is {learn_rate!r}. Give a number > 0."
+    M022 = "{name} = {value!r} in the balancer. Give a number {bound}."
+    M023 = (
+        "The balancer {method} needs packages that are missing: {error}\nRun `pip install "
+        "spacy-mtl[balancing]`."
+    )
+    M024 = "Unknown level '{level}' in the balancer. Choose from: {levels}."
+    M025 = (
+        "The encoder {encoder} has no weights at the level '{level}' of the balancer: no list of "
+        "layers, or all are frozen. Choose another level, such as 'features'."
+    )
+    M026 = (
+        "The loss or the gradient of '{task}' was NaN or infinite {n} times in a row: loss {loss}, "
+        "norm of the gradient {norm}. Check its labels, lower the learning rates, or set precision "
+        '= "float32".'
+    )
     M030 = "Unknown scheme '{scheme}'. Choose from: {schemes}."
     M031 = (
         "label_smoothing = {label_smoothing} has no meaning for a CRF, which scores whole "
@@ -147,6 +162,18 @@ class Errors(metaclass=_WithCodes):
         "{found} names for {expected} files: {names}. Give as many, with commas between them, such "
         "as --names single,multi."
     )
+    M204 = (
+        "Can't load the pipeline '{name}': {error}\nGive the name of an installed pipeline, or the "
+        "folder of one, such as training/model-best."
+    )
+    M205 = (
+        "Can't read docs from {path}: {error}\nGive a .spacy file or a folder of them, such as "
+        "`python -m spacy mtl convert` writes."
+    )
+    M206 = (
+        "Nothing to measure: {path} has {docs} docs and not a single word. Give .spacy files that "
+        "hold text."
+    )
     M220 = (
         "[{block}] has path = {path}, where there is nothing. Give a .spacy file or a folder of "
         "them: --{option} FILE."
@@ -169,12 +196,53 @@ class Errors(metaclass=_WithCodes):
         "{gradient}, its loss {loss}. Check the grad_factor of its listener, and that it listens "
         "to this encoder."
     )
+    M230 = (
+        "{path} holds no run: there is no {models} in it. Give the folder that was the --output of "
+        "`spacy train`, or the JSON file of `spacy evaluate --output`."
+    )
+    M231 = (
+        "{path}, line {n}, is not what spacy-mtl.ProgressLogger.v1 writes: {error}. Take the file "
+        "out of the folder, or train again."
+    )
+    M232 = (
+        "{path} holds several files of the same kind: {names}. Leave the one that belongs to "
+        "model-best."
+    )
+    M233 = (
+        "There is no pipeline to run over {path}: all runs are files of scores. Give folders of "
+        "`spacy train --output`, or leave out --data."
+    )
+    M234 = (
+        "No doc of {path} has labels for any of the tasks {tasks}. Give data with gold labels, as "
+        "`python -m spacy mtl convert` writes."
+    )
+    M235 = (
+        "The runs {names} have the same config and the same seed {seed}, and would count twice. "
+        "Leave one out, or train with another --system.seed."
+    )
+    M236 = (
+        "The runs '{first}' and '{second}' were evaluated on different corpora in training: their "
+        "scores cannot be compared. Give --data, which scores all of them, or report them apart."
+    )
+    M237 = "The page needs packages that are missing: {error}\nRun `pip install spacy-mtl[report]`."
+    M238 = (
+        "The task '{task}' was trained alone in several settings: {settings}. Give the runs of the "
+        "one to compare with."
+    )
 
 
 class Warnings(metaclass=_WithCodes):
     W001 = (
         "'{name}' pools wordpieces by {pooling}, but mtl_transformer has already pooled them to "
         "tokens by their mean. Train the component again behind it."
+    )
+    W002 = (
+        "'{task}' is left out of a training step: its loss is {loss}, the norm of its gradient "
+        "{norm}. Further steps are counted without a warning; {n} in a row stop the training."
+    )
+    W003 = (
+        "Out of memory with a batch of {n} sequences of {length} wordpieces: it is read in two "
+        "halves. A smaller max_batch_items of mtl_transformer avoids this."
     )
     W220 = "'{task}' has labels that are only in dev, and cannot learn them: {labels}."
     W221 = "'{task}' has labels with fewer than {least} examples in train: {labels}."

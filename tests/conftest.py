@@ -8,6 +8,7 @@ import numpy
 import pytest
 import spacy
 import torch
+from hypothesis import settings
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
@@ -22,6 +23,9 @@ from tokenizers import (
     trainers,
 )
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+settings.register_profile("busy", deadline=None)  # machines that test have other things to do
+settings.load_profile("busy")
 
 WIDTH = 32
 TEXTS = [

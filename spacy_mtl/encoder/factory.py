@@ -25,9 +25,8 @@ transformer_config = {}
 precision = "float32"
 
 [transformer.model.get_spans]
-@span_getters = "spacy-transformers.strided_spans.v1"
-window = 256
-stride = 224
+@span_getters = "spacy-mtl.sentence_spans.v1"
+window = 160
 """
 
 

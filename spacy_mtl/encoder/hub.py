@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
+import torch
 from thinc.api import get_array_module
 
 from ..errors import Errors
 from ..types import Floats2d
+from .levels import EncoderPass
 from .matrix import TokenMatrix, TokenRows
 
 
@@ -17,14 +20,40 @@ class TaskBatch:
 
     losses (Dict[str, float]): Each task's loss, by component name.
     gradients (Dict[str, Floats2d]): Each task's gradient at the token matrix, N x H.
+    pull (Optional[Callable[[Floats2d, str], torch.Tensor]]): Takes such a gradient to a level, as
+        `EncoderPass.pull`.
     """
 
     losses: dict[str, float]
     gradients: dict[str, Floats2d]
+    pull: Callable[[Floats2d, str], torch.Tensor] | None = None
 
     @property
     def names(self) -> list[str]:
         return list(self.gradients)
+
+    @cached_property
+    def norms(self) -> dict[str, float]:
+        """RETURNS (Dict[str, float]): The norm of each task's gradient at the token matrix."""
+        return {
+            name: float(get_array_module(gradient).linalg.norm(gradient))
+            for name, gradient in self.gradients.items()
+        }
+
+    def select(self, names: Sequence[str]) -> "TaskBatch":
+        """RETURNS (TaskBatch): What some of the tasks want."""
+        return TaskBatch(
+            {name: self.losses[name] for name in names},
+            {name: self.gradients[name] for name in names},
+            self.pull,
+        )
+
+    def get_rows(self, names: Sequence[str], level: str) -> list[torch.Tensor]:
+        """RETURNS (List[torch.Tensor]): The gradients of some tasks at a level, each as one row.
+        RAISES (ValueError): M025 if the encoder has no such level.
+        """
+        assert self.pull is not None
+        return [self.pull(self.gradients[name], level) for name in names]
 
     @property
     def masks(self) -> dict[str, Any]:
@@ -60,15 +89,13 @@ class GradientHub:
     until the slots are combined, so no order of heads and no silent head loses a gradient.
 
     matrix (TokenMatrix): The pass's output.
-    backprop (Callable): The encoder's backward.
+    backprop (EncoderPass): The encoder's backward.
     tasks (Dict[int, str]): The component that each listener, by its id, belongs to.
 
     sgd and on_complete are set when the encoder is to be updated as soon as all have spoken.
     """
 
-    def __init__(
-        self, matrix: TokenMatrix, backprop: Callable[[Floats2d], Any], tasks: dict[int, str]
-    ) -> None:
+    def __init__(self, matrix: TokenMatrix, backprop: EncoderPass, tasks: dict[int, str]) -> None:
         self.matrix = matrix
         self.backprop = backprop
         self.tasks = tasks

@@ -1,6 +1,6 @@
 """The token matrix, and each doc's part of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -120,3 +120,28 @@ def set_rows(
         doc.user_data[KEY] = TokenRows(matrix, start, end, hub, own)
         given.append(doc.user_data[KEY])
     return given
+
+
+def group_by_matrix(stream: Iterable[Doc], batch_size: int) -> Iterator[list[Doc]]:
+    """Group docs as the encoder has, so that one token matrix is kept at a time.
+
+    stream (Iterable[Doc]): The docs, in the order in which they were encoded.
+    batch_size (int): Docs per group at most.
+    YIELDS (List[Doc]): The docs of one matrix, or docs that have none.
+    """
+    group: list[Doc] = []
+    for doc in stream:
+        if group and get_matrix(doc) is not get_matrix(group[-1]):
+            yield group
+            group = []
+        group.append(doc)
+        if len(group) in (batch_size, len(get_matrix(doc) or ())):
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def get_matrix(doc: Doc) -> TokenMatrix | None:
+    rows = get_rows(doc)
+    return None if rows is None else rows.matrix

@@ -1,6 +1,8 @@
 """The shared transformer: docs in, one row per token out, one backward for all of them."""
 
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy
@@ -9,12 +11,14 @@ from spacy.tokens import Doc, Span
 from spacy_transformers.data_classes import HFObjects
 from spacy_transformers.layers import TransformerModel
 from spacy_transformers.layers.hf_shim import HFShim
-from thinc.api import Model, torch2xp, xp2torch
+from thinc.api import Model, torch2xp
 
+from ..errors import Warnings
 from ..pretrained import load_pretrained
-from ..types import Floats2d, Ints1d, Ints2d
+from ..types import Ints1d, Ints2d
+from .levels import EncoderPass
 from .matrix import TokenMatrix
-from .precision import Precision, get_dtype
+from .precision import Precision, PredictionWeights, get_dtype
 from .wordpieces import Wordpieces, batch_by_length, concat, get_backend, get_wordpieces
 
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
@@ -111,10 +115,14 @@ class SharedTransformer(TransformerModel):
 
 
 class EncoderShim(HFShim):
-    """Holds the encoder's weights for thinc: saving, loading, moving and updating them."""
+    """Holds the encoder's weights for thinc: saving, loading, moving and updating them.
+
+    for_prediction (PredictionWeights): The same weights as predictions read them.
+    """
 
     def __init__(self, hf_model: HFObjects) -> None:
         super().__init__(hf_model)
+        self.for_prediction = PredictionWeights()
 
     def finish_update(self, optimizer: Any) -> None:
         """Update the weights that have a gradient, and drop the gradients.
@@ -126,6 +134,7 @@ class EncoderShim(HFShim):
         else:
             super().finish_update(optimizer)
         self._model.zero_grad(set_to_none=True)
+        self.for_prediction.forget()
 
 
 def build_shared_transformer_v1(
@@ -173,65 +182,84 @@ def set_transformer(model: SharedTransformer, loaded: HFObjects) -> None:
 
 def forward(
     model: SharedTransformer, docs: Sequence[Doc], is_train: bool
-) -> tuple[TokenMatrix, Callable[[Floats2d], list[Doc]]]:
+) -> tuple[TokenMatrix, EncoderPass]:
     """Encode all docs in as many forward passes as lengths ask for, and pool to tokens once."""
-    module = model.transformer
     lengths = [len(doc) for doc in docs]
-    module.train(is_train)
     with torch.inference_mode(not is_train), torch.set_grad_enabled(is_train):
         if sum(lengths):
             spans = model.attrs["get_spans"](docs)
             pieces = get_wordpieces(docs, spans, model.tokenizer, model.max_length)
-            hidden = encode(model, pieces)
-            matrix = pool(hidden, pieces)
+            matrix = pool(encode(model, pieces, is_train), pieces)
         else:
-            matrix = torch.zeros(0, model.get_dim("nO"), device=module.device)
-
-    def backprop(d_matrix: Floats2d) -> list[Doc]:
-        torch.autograd.backward(matrix, grad_tensors=xp2torch(d_matrix, device=matrix.device))
-        return list(docs)
+            matrix = torch.zeros(0, model.get_dim("nO"), device=model.transformer.device)
 
     data: Any = torch2xp(matrix.detach())
-    return TokenMatrix(data, lengths), backprop
+    return TokenMatrix(data, lengths), EncoderPass(matrix, model.transformer, docs)
 
 
-def encode(model: SharedTransformer, pieces: Wordpieces) -> torch.Tensor:
+def encode(model: SharedTransformer, pieces: Wordpieces, is_train: bool) -> torch.Tensor:
     """RETURNS (torch.Tensor): The last hidden state of every wordpiece, W x H, float32."""
+    shim: Any = model.layers[0].shims[0]
     module, device = model.transformer, model.transformer.device
     before, after = model.special_ids
     padding = model.tokenizer.pad_token_id or 0
     dtype = get_dtype(model.attrs["precision"], device)
-    rows, order = [], []
-    # One context for all batches, so that the weights are converted once.
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32):
-        lengths = pieces.lengths + len(before) + len(after)
-        for batch in batch_by_length(lengths, model.attrs["max_batch_items"]):
-            ids, mask, content = pad(pieces, batch, before, after, padding)
-            output = module(
-                input_ids=torch.from_numpy(ids).to(device),
-                attention_mask=None if mask.all() else torch.from_numpy(mask).to(device),
-            )
-            hidden = output.last_hidden_state.flatten(0, 1)
-            rows.append(hidden[torch.from_numpy(numpy.flatnonzero(content)).to(device)])
-            order += [numpy.arange(*pieces.bounds[s : s + 2]) for s in batch]
-    # The batches come shortest first: put the wordpieces back into the order of the text.
-    place = torch.from_numpy(numpy.argsort(concat(order))).to(device)
-    return torch.cat(rows)[place].float()
+    if is_train:
+        # One context for all batches, so that the weights are converted once.
+        context: Any = torch.autocast(device.type, torch.bfloat16, dtype != torch.float32)
+        module.train()
+    else:
+        context, module = nullcontext(), shim.for_prediction.get(module, dtype)
+    kernels = shim.for_prediction.kernels if device.type == "cpu" else nullcontext()
+    hidden = torch.zeros(len(pieces.ids), model.get_dim("nO"), device=device)
+    lengths = pieces.lengths + len(before) + len(after)
+    limit = model.max_length + len(before) + len(after)
+    with context, kernels:
+        batches = list(batch_by_length(lengths, model.attrs["max_batch_items"], limit))
+        while batches:
+            batch, length = batches.pop()
+            ids, mask, content = pad(pieces, batch, length, before, after, padding)
+            try:
+                output = module(
+                    input_ids=torch.from_numpy(ids).to(device),
+                    attention_mask=None if mask.all() else torch.from_numpy(mask).to(device),
+                ).last_hidden_state.flatten(0, 1)
+            except RuntimeError as err:
+                if len(batch) == 1 or not is_out_of_memory(err):
+                    raise
+                warnings.warn(Warnings.W003.format(n=len(batch), length=length))
+                half = len(batch) // 2
+                batches += [(batch[:half], length), (batch[half:], length)]
+                continue
+            here = concat([numpy.arange(*pieces.bounds[s : s + 2]) for s in batch])
+            found = output[torch.from_numpy(numpy.flatnonzero(content)).to(device)]
+            hidden.index_copy_(0, torch.from_numpy(here).to(device), found.float())
+    return hidden
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def pad(
-    pieces: Wordpieces, batch: Ints1d, before: list[int], after: list[int], padding: int
+    pieces: Wordpieces,
+    batch: Ints1d,
+    length: int,
+    before: list[int],
+    after: list[int],
+    padding: int,
 ) -> tuple[Ints2d, Ints2d, Any]:
     """Lay sequences under each other, with special tokens round them and padding behind.
 
+    length (int): Of the rows, L.
     RETURNS (Tuple[Ints2d, Ints2d, Bools2d]): Vocabulary ids, 1 where there is no padding, and
         True where there is a wordpiece of the text; all B x L.
     """
     lengths = pieces.lengths[batch]
-    ids = numpy.full((len(batch), len(before) + int(lengths.max()) + len(after)), padding)
-    for row, s, length in zip(ids, batch, lengths, strict=True):
+    ids = numpy.full((len(batch), length), padding)
+    for row, s in zip(ids, batch, strict=True):
         text = pieces.ids[pieces.bounds[s] : pieces.bounds[s + 1]]
-        row[: len(before) + length + len(after)] = [*before, *text, *after]
+        row[: len(before) + len(text) + len(after)] = [*before, *text, *after]
     position = numpy.arange(ids.shape[1]) - len(before)
     mask = position < lengths[:, None] + len(after)
     content = (position >= 0) & (position < lengths[:, None])

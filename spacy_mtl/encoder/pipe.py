@@ -1,10 +1,11 @@
 """The pipe `mtl_transformer`: encodes docs for all heads and trains on what comes back."""
 
 import json
+import math
 import os
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ from .hub import Balancer, GradientHub, TaskBatch
 from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
 from .model import SharedTransformer
 from .tok2vec import replace_listener, replace_listener_cfg
+
+BUFFER = 16384  # tokens encoded together: enough to group by length, and 25 MB of rows
+STREAK = 20  # broken batches of a task in a row that stop the training
+COUNTS = ("updates", "skipped")
+MEANS = ("loss", "weight", "grad_norm")
 
 
 class SharedEncoder(Transformer):
@@ -106,11 +112,12 @@ class SharedEncoder(Transformer):
         """Encode a stream of docs.
 
         stream (Iterable[Doc]): The docs.
-        batch_size (int): How many to encode together.
+        batch_size (int): How many to encode together, if they are short: no more are taken once
+            they have 16,384 tokens, so that long docs need no more memory.
         YIELDS (Doc): The docs in order.
         """
         error_handler = self.get_error_handler()
-        for docs in util.minibatch(stream, batch_size):
+        for docs in buffer(stream, batch_size):
             try:
                 # While a training pass waits for its gradient, its docs have their rows.
                 todo = [doc for doc in docs if not is_live(doc)]
@@ -201,18 +208,19 @@ class SharedEncoder(Transformer):
                 listener.receive(None, None, None)
         if not hub.slots:
             return
-        batch = TaskBatch(
-            {
-                task: float(self._losses.get(task, 0.0) - self._losses_before.get(task, 0.0))
-                for task in hub.slots
-            },
-            hub.slots,
-        )
-        gradient, weights = self.balancer.combine(batch)
-        hub.backprop(gradient)
-        self._has_gradient = True
-        self._losses[self.name] += sum(weights[task] * batch.losses[task] for task in weights)
-        self.diagnostics.add(batch, weights)
+        losses = {
+            task: float(self._losses.get(task, 0.0) - self._losses_before.get(task, 0.0))
+            for task in hub.slots
+        }
+        batch = self.diagnostics.skip_broken(TaskBatch(losses, hub.slots, hub.backprop.pull))
+        for task in hub.slots.keys() - batch.losses.keys():
+            self._losses[task] = self._losses_before.get(task, 0.0)
+        if batch.names:
+            gradient, weights = self.balancer.combine(batch)
+            hub.backprop(gradient)
+            self._has_gradient = True
+            self._losses[self.name] += sum(weights[task] * batch.losses[task] for task in weights)
+            self.diagnostics.add(batch, weights)
         if hub.sgd is not None:
             self._finish_update(hub.sgd)
 
@@ -314,28 +322,99 @@ class Diagnostics:
 
     def __init__(self) -> None:
         self.sums: dict[str, dict[str, float]] = {}
+        self.streaks: dict[str, int] = {}  # batches in a row in which a task was broken
+        self.warned: set[str] = set()
+        self.cosines: dict[str, list[float]] = {}  # by pair of tasks
+
+    def skip_broken(self, batch: TaskBatch) -> TaskBatch:
+        """Leave out the tasks whose loss or gradient is NaN or infinite, and count them.
+
+        RETURNS (TaskBatch): The other tasks.
+        RAISES (ValueError): M026 for a task's 20th broken batch in a row.
+        """
+        broken = []
+        for task, loss in batch.losses.items():
+            norm = batch.norms[task]
+            if math.isfinite(loss) and math.isfinite(norm):
+                self.streaks[task] = 0
+                continue
+            broken.append(task)
+            self._get_sums(task)["skipped"] += 1
+            self.streaks[task] = self.streaks.get(task, 0) + 1
+            if self.streaks[task] >= STREAK:
+                raise ValueError(Errors.M026.format(task=task, loss=loss, norm=norm, n=STREAK))
+            if task not in self.warned:
+                self.warned.add(task)
+                warnings.warn(Warnings.W002.format(task=task, loss=loss, norm=norm, n=STREAK))
+        if not broken:
+            return batch
+        return batch.select([task for task in batch.names if task not in broken])
 
     def add(self, batch: TaskBatch, weights: dict[str, float]) -> None:
         for task in batch.names:
-            gradient = batch.gradients[task]
-            total = self.sums.setdefault(task, defaultdict(float))
+            total = self._get_sums(task)
             total["updates"] += 1
             total["loss"] += batch.losses[task]
             total["weight"] += weights[task]
-            total["grad_norm"] += float(get_array_module(gradient).linalg.norm(gradient))
+            total["grad_norm"] += batch.norms[task]
+        for pair, cosine in get_cosines(batch).items():
+            self.cosines.setdefault(pair, []).append(cosine)
 
     def take(self) -> dict[str, dict[str, float]]:
         """RETURNS (Dict[str, Dict[str, float]]): For each task that has spoken since the last
-        call: the number of batches, and the means over them of loss, weight and gradient norm.
+        call: the number of batches, the number of those left out because the task was broken in
+        them, and the means over the former of loss, weight and gradient norm.
         """
         sums, self.sums = self.sums, {}
         return {
             task: {
-                key: value if key == "updates" else value / total["updates"]
+                key: value if key in COUNTS else value / (total["updates"] or math.nan)
                 for key, value in total.items()
             }
             for task, total in sums.items()
         }
+
+    def take_cosines(self) -> dict[str, float]:
+        """RETURNS (Dict[str, float]): For each pair of tasks that has spoken together since the
+        last call, under "a|b", the mean of `get_cosines`.
+        """
+        found, self.cosines = self.cosines, {}
+        return {pair: sum(values) / len(values) for pair, values in found.items()}
+
+    def _get_sums(self, task: str) -> dict[str, float]:
+        return self.sums.setdefault(task, dict.fromkeys((*COUNTS, *MEANS), 0.0))
+
+
+def get_cosines(batch: TaskBatch) -> dict[str, float]:
+    """Compare what each two tasks want of the token matrix: 1 is the same, -1 the opposite.
+
+    RETURNS (Dict[str, float]): The cosine of their gradients, under "a|b" with a before b in the
+        alphabet. A task without any gradient is in no pair.
+    """
+    active = sorted(task for task in batch.names if batch.norms[task])
+    pairs = list(combinations(active, 2))
+    if not pairs:
+        return {}
+    xp = get_array_module(batch.gradients[active[0]])
+    # All at once from a GPU.
+    products = xp.stack([xp.vdot(batch.gradients[a], batch.gradients[b]) for a, b in pairs])
+    return {
+        f"{a}|{b}": max(-1.0, min(1.0, product / (batch.norms[a] * batch.norms[b])))
+        for (a, b), product in zip(pairs, products.tolist(), strict=True)
+    }
+
+
+def buffer(stream: Iterable[Doc], n_docs: int) -> Iterator[list[Doc]]:
+    """YIELDS (List[Doc]): Docs until there are `n_docs`, or BUFFER tokens."""
+    docs, n_tokens = [], 0
+    for doc in stream:
+        docs.append(doc)
+        n_tokens += len(doc)
+        if len(docs) == n_docs or n_tokens >= BUFFER:
+            yield docs
+            docs, n_tokens = [], 0
+    if docs:
+        yield docs
 
 
 def is_ours(listener: TransformerListener) -> bool:

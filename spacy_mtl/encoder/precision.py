@@ -1,10 +1,12 @@
 """Which arithmetic the encoder uses."""
 
-from typing import Literal
+import copy
+from typing import Any, Literal
 
 import torch
 
 from ..errors import Errors
+from .kernels import CpuKernels
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
@@ -31,3 +33,44 @@ def has_native_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu_has = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return device.type == "cpu" and bool(cpu_has())
+
+
+class PredictionWeights:
+    """The encoder as predictions read it: in their precision, and laid out for this CPU. Made when
+    first asked for, and again when the weights have changed. Copies and pickles of it are empty.
+
+    kernels (CpuKernels): Holds what belongs to the current module.
+    """
+
+    def __init__(self) -> None:
+        self.kernels = CpuKernels()
+        self._module: Any = None
+        self._state: Any = None
+        self._weights: Any = None  # held, so that no others get their addresses
+
+    def __reduce__(self) -> Any:
+        return PredictionWeights, ()
+
+    def get(self, module: Any, dtype: torch.dtype) -> Any:
+        """RETURNS (torch.nn.Module): The module, or a copy of it in another precision."""
+        state = dtype, [(p.data_ptr(), p._version) for p in module.parameters()]
+        if state != self._state:
+            self.kernels.packed.clear()
+            self._weights = [p.detach() for p in module.parameters()]
+            self._module, self._state = cast(module, dtype), state
+        return self._module.train(False)
+
+    def forget(self) -> None:
+        """To be called after a fused optimizer, which leaves no trace at the weights."""
+        self._state = self._module = self._weights = None
+
+
+def cast(module: Any, dtype: torch.dtype) -> Any:
+    """RETURNS (torch.nn.Module): The module, or a copy in another precision, buffers excepted."""
+    if all(p.dtype == dtype for p in module.parameters()):
+        return module
+    weights = {
+        id(p): torch.nn.Parameter(p.detach().to(dtype), requires_grad=False)
+        for p in module.parameters()
+    }
+    return copy.deepcopy(module, memo=weights)

@@ -78,6 +78,50 @@ def test_same_rows_for_any_size_of_forward_passes(encoder: str, items: int) -> N
     numpy.testing.assert_allclose(model.predict(docs).data, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_rows_in_any_order_and_size_of_batches(family: str, tmp_path: Path) -> None:
+    model = make_model(str(build_encoder(family, tmp_path)))
+    texts = [*TEXTS, "x", "", "Porto", " ".join(TEXTS), " ".join(TEXTS * 7), "soup " * 40] * 2
+    docs = [NLP(text) for text in texts]
+    expected = [rows.rows for rows in model.predict(docs).doc_data]
+    rng = numpy.random.default_rng(0)
+    for items in (1, 40, 333, 4096):
+        order = rng.permutation(len(docs))
+        model.attrs["max_batch_items"] = items
+        found = model.predict([docs[i] for i in order]).doc_data
+        for i, rows in zip(order, found, strict=True):
+            numpy.testing.assert_allclose(rows.rows, expected[i], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "albert"])
+def test_no_padding_beyond_what_the_encoder_can_read(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These positions are no multiple of 4: lengths must not be rounded up over them."""
+    kind, extra = FAMILIES[family]
+    reserved = 2 if kind == "roberta" else 0
+    positions = {"max_position_embeddings": 101 + reserved}
+    monkeypatch.setitem(FAMILIES, family, (kind, {**extra, **positions}))
+    model = make_model(str(build_encoder(family, tmp_path)))
+    model.attrs["get_spans"] = lambda docs: [[doc[:]] for doc in docs]
+    assert model.max_length == 99
+    shapes, masks = [], []
+
+    def watch(module: Any, args: Any, kwargs: Any) -> None:
+        shapes.append(tuple(kwargs["input_ids"].shape))
+        masks.append(kwargs["attention_mask"])
+
+    model.transformer.register_forward_pre_hook(watch, with_kwargs=True)
+    doc = Doc(NLP.vocab, words=list("abcdefghij" * 60))
+    for length in (95, 96, 97, 98, 99, 100, 250, 600):
+        found = model.predict([doc[:length].as_doc(), NLP("x")])
+        assert numpy.abs(found.data).min(axis=1).all()
+    longest = [shape[1] for shape in shapes]
+    assert max(longest) == 101 and any(mask is not None for mask in masks)
+    for shape, mask in zip(shapes, masks, strict=True):
+        assert mask is None or (tuple(mask.shape) == shape and not mask.all())
+
+
 def test_overlapping_windows_are_averaged(encoder: str) -> None:
     doc = NLP(" ".join(TEXTS))
     whole = make_model(encoder, get_spans=lambda docs: [[doc[:]] for doc in docs])

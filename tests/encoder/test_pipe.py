@@ -1,6 +1,7 @@
 """The pipe in pipelines: stock heads, saving, freezing, batching, odd texts."""
 
 import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from spacy.training import Example
 from spacy.util import fix_random_seed
 from thinc.api import Config
 
-from spacy_mtl.encoder.pipe import SharedEncoder
+from spacy_mtl.encoder.pipe import SharedEncoder, buffer
 from spacy_mtl.training.adamw import create_adamw_v1
 
+VOCAB = spacy.blank("en").vocab
 STOCK_HEADS = ("tagger", "ner", "textcat")
 
 
@@ -182,8 +184,6 @@ def test_features_stay_without_listeners_and_for_stock_ones(encoder: str) -> Non
 
 
 def test_matrices_are_freed(make_nlp: Callable) -> None:
-    import weakref
-
     from spacy_mtl.encoder.matrix import TokenMatrix
 
     nlp = make_nlp()
@@ -200,6 +200,82 @@ def test_matrices_are_freed(make_nlp: Callable) -> None:
     gc.collect()
     assert len(docs) == 20 and len(alive) == 5
     assert [ref() for ref in alive] == [None] * 5
+
+
+@pytest.mark.parametrize("pipes", [("tagger",), ("tagger", "ner", "textcat"), ("textcat", "ner")])
+def test_a_stream_keeps_one_matrix_at_a_time(make_nlp: Callable, pipes: tuple[str, ...]) -> None:
+    """Even if all docs are kept, and whichever are empty."""
+    nlp = make_nlp(*pipes)
+    model = nlp.get_pipe("transformer").model
+    predict, matrices, before_next = model.predict, [], []
+
+    def count() -> int:
+        return sum(ref() is not None for ref in matrices)
+
+    def watched(docs: Any) -> Any:
+        before_next.append(count())
+        matrix = predict(docs)
+        if len(matrix.data):  # nobody reads the rows of empty docs alone
+            matrices.append(weakref.ref(matrix))
+        return matrix
+
+    model.predict = watched
+    texts = ["", *TEXTS, "", "", *TEXTS[:2], "", "", "", "", "", TEXTS[3]] * 4
+    docs = []
+    for doc in nlp.pipe(texts, batch_size=4):
+        docs.append(doc)
+        assert count() <= 1
+    assert before_next == [0] * (len(texts) // 4) and count() == 0
+    assert [doc.text for doc in docs] == texts
+
+
+def test_the_same_doc_twice_in_a_stream(make_nlp: Callable) -> None:
+    nlp = make_nlp()
+    train(nlp)
+    doc = nlp.make_doc(TEXTS[0])
+    assert list(nlp.pipe([doc, doc, doc], batch_size=2)) == [doc] * 3
+    assert answers(doc) == answers(nlp(TEXTS[0]))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 12)), st.integers(1, 5))
+def test_docs_encoded_together(lengths: list[int], n_docs: int) -> None:
+    docs = [Doc(VOCAB, words=["a"] * length) for length in lengths]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spacy_mtl.encoder.pipe.BUFFER", 20)
+        groups = list(buffer(docs, n_docs))
+    assert [id(doc) for group in groups for doc in group] == [id(doc) for doc in docs]
+    for i, group in enumerate(groups):
+        sizes = [len(doc) for doc in group]
+        assert sum(sizes[:-1]) < 20 and 1 <= len(group) <= n_docs
+        assert i == len(groups) - 1 or len(group) == n_docs or sum(sizes) >= 20
+
+
+def test_long_docs_are_not_encoded_together(
+    make_nlp: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nlp = make_nlp()
+    train(nlp)
+    texts = [" ".join(TEXTS * 4), *TEXTS, " ".join(TEXTS * 3), TEXTS[0]]
+    expected = [answers(nlp(text)) for text in texts]
+    monkeypatch.setattr("spacy_mtl.encoder.pipe.BUFFER", 100)
+    seen = []
+    nlp.get_pipe("transformer").set_extra_annotations = lambda docs, _: seen.append(len(docs))
+    assert [answers(doc) for doc in nlp.pipe(texts, batch_size=5)] == expected
+    assert seen == [1, 5, 1]
+
+
+def test_a_pipeline_can_be_copied_after_predictions(make_nlp: Callable) -> None:
+    from copy import deepcopy
+
+    nlp = make_nlp()
+    train(nlp)
+    assert_same(nlp, deepcopy(nlp))
+    copied = deepcopy(nlp)
+    expected = [answers(nlp(text)) for text in TEXTS]
+    train(copied)
+    assert [answers(nlp(text)) for text in TEXTS] == expected
+    assert encoder_weights(copied) != encoder_weights(nlp)
 
 
 def test_extra_annotations(encoder: str) -> None:

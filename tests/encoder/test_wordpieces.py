@@ -17,6 +17,7 @@ from spacy_mtl.encoder.wordpieces import (
     cut,
     get_backend,
     get_wordpieces,
+    round_up,
 )
 
 NLP = spacy.blank("en")
@@ -88,15 +89,55 @@ def test_long_spans_are_cut_into_equal_parts_and_lose_nothing() -> None:
     numpy.testing.assert_array_equal(cut(numpy.zeros(0, dtype="int64"), 4), [0])
 
 
-@given(st.lists(st.integers(1, 60), max_size=80), st.integers(10, 200))
-def test_batches_by_length(lengths: list[int], budget: int) -> None:
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.integers(2, 60) | st.integers(2, 514), max_size=120),
+    st.integers(10, 200) | st.integers(1, 20000),
+    st.integers(0, 40),
+)
+def test_batches_by_length(lengths: list[int], budget: int, spare: int) -> None:
     sizes = numpy.array(lengths, dtype="int64")
-    batches = batch_by_length(sizes, budget)
-    assert sorted(i for batch in batches for i in batch.tolist()) == list(range(len(lengths)))
-    for batch in batches:
-        padded = int(sizes[batch].max()) * len(batch)
-        assert len(batch) == 1 or padded <= budget
-        assert padded - sizes[batch].sum() <= PADDING_SHARE * padded
+    limit = max(lengths, default=2) + spare
+    batches = list(batch_by_length(sizes, budget, limit))
+    assert sorted(i for batch, _ in batches for i in batch.tolist()) == list(range(len(lengths)))
+    for batch, padded in batches:
+        found, area = sizes[batch], padded * len(batch)
+        assert (numpy.diff(found) >= 0).all() and found[-1] <= padded <= limit
+        assert padded == min(limit, round_up(found)[-1])
+        assert len(batch) == 1 or area <= budget
+        is_even = min(limit, round_up(found)[0]) == padded
+        assert is_even or area - found.sum() <= PADDING_SHARE * area
+    ends = [(int(sizes[batch[0]]), int(sizes[batch[-1]])) for batch, _ in batches]
+    assert all(before[1] <= after[0] for before, after in pairwise(ends))
+
+
+def test_batches_come_in_few_shapes() -> None:
+    rng = numpy.random.default_rng(0)
+    shapes, n_batches, n_padded, n_read = set(), 0, 0, 0
+    for size in rng.integers(1, 2000, size=200):
+        sizes = rng.gamma(2.0, 20.0, size=size).astype("int64").clip(0, 510) + 2
+        for batch, padded in batch_by_length(sizes, 4096, 512):
+            shapes.add((len(batch), padded))
+            n_batches += 1
+            n_padded, n_read = n_padded + len(batch) * padded, n_read + int(sizes[batch].sum())
+    assert len(shapes) < n_batches / 15 and len({padded for _, padded in shapes}) <= 40
+    assert n_padded < 1.1 * n_read
+
+
+def test_lengths_are_rounded_up_by_little() -> None:
+    lengths = numpy.arange(1, 2000)
+    rounded = round_up(lengths)
+    assert not (rounded % 4).any() and (rounded >= lengths).all()
+    assert (rounded - lengths < numpy.maximum(8, lengths / 7)).all()
+    assert (numpy.diff(rounded) >= 0).all()
+    numpy.testing.assert_array_equal(round_up(rounded), rounded)
+
+
+def test_batches_of_one_length_are_full() -> None:
+    batches = list(batch_by_length(numpy.full(1000, 32), 4096, 512))
+    assert [len(batch) for batch, _ in batches[:7]] == [128] * 7
+    assert {padded for _, padded in batches} == {32}
+    assert list(batch_by_length(numpy.zeros(0, dtype="int64"), 4096, 512)) == []
 
 
 def test_tokenizer_that_would_cut_and_fill() -> None:

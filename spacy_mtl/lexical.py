@@ -1,0 +1,56 @@
+"""Features of the words themselves, which show an uncased encoder what it cannot see."""
+
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
+
+from spacy.ml.models.tok2vec import MultiHashEmbed
+from spacy.tokens import Doc
+from thinc.api import Model, chain, with_array
+
+from .types import Floats2d, Ints2d
+
+ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5)
+
+
+def build_lexical_embed_v1(
+    width: int, attrs: list[str | int], rows: list[int]
+) -> Model[list[Doc], list[Floats2d]]:
+    """Embed lexical attributes by hashing and mix them by a maxout layer: spaCy's MultiHashEmbed,
+    computed once for each distinct word of a batch.
+
+    width (int): Width of each table and of the output.
+    attrs (List[str]): The attributes, such as "NORM", "PREFIX", "SUFFIX" and "SHAPE".
+    rows (List[int]): The size of each attribute's table.
+    """
+    stock = MultiHashEmbed(width, attrs, rows, include_static_vectors=False)
+    extract, to_ragged, embed, mix, to_list = stock.layers
+    layer = chain(embed.layers[0], mix.layers[0])
+    return chain(extract, to_ragged, with_array(by_value(layer)), to_list)
+
+
+def by_value(layer: Model[Ints2d, Floats2d]) -> Model[Ints2d, Floats2d]:
+    """RETURNS (Model[Ints2d, Floats2d]): The layer, computed once for rows that are equal."""
+    return Model("by_value", forward, init=init, layers=[layer])
+
+
+def init(model: Model, X: Any = None, Y: Any = None) -> None:
+    model.layers[0].initialize(X=X)
+
+
+def forward(
+    model: Model[Ints2d, Floats2d], X: Ints2d, is_train: bool
+) -> tuple[Floats2d, Callable[[Floats2d], Ints2d]]:
+    xp: Any = model.ops.xp
+    # One number per row: two that differ would share it once in 2 ** 64 pairs.
+    keys = sum(column * xp.uint64(odd) for column, odd in zip(X.T, cycle(ODD), strict=False))
+    _, first, place = xp.unique(keys, return_index=True, return_inverse=True)
+    Y, backprop_layer = model.layers[0](X[first], is_train)
+
+    def backprop(d_Y: Floats2d) -> Ints2d:
+        d_distinct = model.ops.alloc2f(len(first), d_Y.shape[1])
+        model.ops.scatter_add(d_distinct, model.ops.asarray1i(place), d_Y)
+        backprop_layer(d_distinct)
+        return X
+
+    return Y[place], backprop

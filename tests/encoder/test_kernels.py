@@ -1,0 +1,586 @@
+"""What the kernels compute is what torch computes."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy
+import pytest
+import spacy
+import torch
+from conftest import FAMILIES, TEXTS, build_encoder
+from spacy.tokens import Doc
+from spacy_transformers.span_getters import configure_strided_spans
+from torch.nn import functional
+
+from spacy_mtl.encoder import kernels
+from spacy_mtl.encoder.kernels import SHORT, CpuKernels, attention, dropout, linear_one_dnn
+from spacy_mtl.encoder.model import build_shared_transformer_v1
+
+NLP = spacy.blank("en")
+HALF = torch.bfloat16
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def one_dnn_rounds() -> bool:
+    """Whether this CPU computes bfloat16 where oneDNN may, or torch does not know the setting."""
+    x = normal(64, 64)
+    try:
+        with kernels.one_dnn():
+            return bool((x @ x - (x.double() @ x.double())).abs().max() > 1e-3)
+    except AttributeError:
+        return True
+
+
+def can_pack() -> bool:
+    with torch.inference_mode():
+        try:
+            x, weight, bias = kernels.example(torch.float32)
+            kernels.linear_packed(x, kernels.pack(weight, len(x)), bias)
+        except (AttributeError, RuntimeError):
+            return False
+    return True
+
+
+@pytest.fixture
+def forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All kernels are used, whether or not they are the faster ones here. What this machine or
+    build of torch lacks is replaced by torch's plain functions, so that the rest is tested.
+    """
+    monkeypatch.setattr(kernels, "one_dnn_pays", lambda: True)
+    monkeypatch.setattr(kernels, "packing_pays", lambda dtype: dtype == torch.float32)
+    if one_dnn_rounds():
+        monkeypatch.setattr(kernels, "one_dnn", nullcontext)
+    if not can_pack():
+        monkeypatch.setattr(kernels, "pack", lambda weight, n_rows: weight.detach().clone())
+        monkeypatch.setattr(kernels, "linear_packed", functional.linear)
+
+
+@pytest.fixture
+def torchs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The queries that the kernel gives to torch."""
+    queries: list[Any] = []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        queries.append(args[0])
+        return functional.scaled_dot_product_attention(*args, **kwargs)
+
+    names = {**vars(functional), "scaled_dot_product_attention": watched}
+    monkeypatch.setattr(kernels, "functional", SimpleNamespace(**names))
+    return queries
+
+
+# Attention
+
+
+def make_qkv(length: int = 64, size: int = 8, value_size: int = 8, keys: int = 0) -> list[Any]:
+    sizes = [(length, size), (keys or length, size), (keys or length, value_size)]
+    return [normal(3, 4, *shape, seed=seed) for seed, shape in enumerate(sizes)]
+
+
+def make_mask(kind: str, length: int = 64) -> Any:
+    """Of three sequences, of which two have padding behind them; or a bias for each place."""
+    lengths = torch.tensor([length, length - 1, 5])
+    is_text = (torch.arange(length) < lengths[:, None])[:, None, None, :]
+    if kind == "bool":
+        return is_text
+    if kind == "bool, by rows":
+        return is_text.expand(3, 1, length, length)
+    if kind == "float":
+        return torch.zeros(is_text.shape).masked_fill(~is_text, torch.finfo(torch.float32).min)
+    if kind == "infinite":
+        return torch.zeros(is_text.shape).masked_fill(~is_text, -math.inf)
+    if kind == "bias":
+        return normal(length, length, seed=9)
+    if kind == "bias, by heads":
+        return normal(1, 4, length, length, seed=9).masked_fill(~is_text[-1:], -1e4)
+    return None
+
+
+MASKS = ["none", "bool", "bool, by rows", "float", "infinite", "bias", "bias, by heads"]
+
+
+def test_exact_attention_without_dropout_is_torchs(torchs: list[Any]) -> None:
+    q, k, v = make_qkv()
+    expected = functional.scaled_dot_product_attention(q, k, v)
+    assert torch.equal(attention(q, k, v), expected) and len(torchs) == 1
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_attention_in_bfloat16(kind: str, torchs: list[Any]) -> None:
+    q, k, v = (x.to(HALF) for x in make_qkv())
+    mask = make_mask(kind)
+    found = attention(q, k, v, mask)
+    assert not torchs and found.dtype == HALF and found.shape == q.shape
+    mask = mask.float() if mask is not None and mask.dtype != torch.bool else mask
+    exact = functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask)
+    torch.testing.assert_close(found.float(), exact, rtol=0, atol=2**-5)
+    assert (found.float() - exact).norm() < 2**-7 * exact.norm()
+
+
+@pytest.mark.parametrize("kind", ["bool", "float", "infinite"])
+@pytest.mark.parametrize("dropout_p", [0.0, 0.2])
+def test_padding_counts_for_nothing(kind: str, dropout_p: float) -> None:
+    q, k, v = (x.to(HALF) for x in make_qkv())
+    mask = make_mask(kind)
+    torch.manual_seed(0)
+    expected = attention(q, k, v, mask, dropout_p)
+    for x in (k, v):
+        x[1, :, -1], x[2, :, 5:] = 100.0, -100.0
+    torch.manual_seed(0)
+    assert torch.equal(attention(q, k, v, mask, dropout_p), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_other_value_sizes_and_numbers_of_keys(dtype: torch.dtype, torchs: list[Any]) -> None:
+    q, k, v = (x.to(dtype) for x in make_qkv(SHORT, 16, 24, keys=10))
+    found = attention(q, k, v, dropout_p=1e-9)  # too little to drop anything
+    assert not torchs and found.shape == (3, 4, SHORT, 24)
+    exact = functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    tolerance = 1e-6 if dtype == torch.float32 else 2**-7
+    torch.testing.assert_close(found.float(), exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "case", ["short", "causal", "scale", "three axes", "one batch of keys", "mixed dtypes"]
+)
+def test_what_goes_to_torch(case: str, torchs: list[Any]) -> None:
+    q, k, v = (x.to(HALF) for x in make_qkv(SHORT - 1 if case == "short" else 64))
+    kwargs: dict[str, Any] = {}
+    if case == "causal":
+        kwargs = {"is_causal": True}
+    elif case == "scale":
+        kwargs = {"scale": 0.5}
+    elif case == "three axes":
+        q, k, v = q[0], k[0], v[0]
+    elif case == "one batch of keys":
+        k, v = k[:1], v[:1]
+    elif case == "mixed dtypes":  # which autocast makes alike
+        q, k = q.float(), k.float()
+    with torch.autocast("cpu", HALF):
+        expected = functional.scaled_dot_product_attention(q, k, v, **kwargs)
+        assert torch.equal(attention(q, k, v, **kwargs), expected)
+        if case == "mixed dtypes":
+            assert attention(q, k, v, dropout_p=0.1).dtype == HALF
+    assert torchs
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_gradients_of_attention(
+    kind: str, torchs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "dropout", lambda x, p: x)
+    mask, d_output = make_mask(kind), normal(3, 4, 64, 24, seed=5)
+    results = []
+    for way, p in ((attention, 0.1), (functional.scaled_dot_product_attention, 0.0)):
+        leaves = [x.requires_grad_() for x in make_qkv(value_size=24)]
+        if mask is not None and kind.startswith("bias"):
+            mask = mask.detach().clone().requires_grad_()
+            leaves.append(mask)
+        output = way(*leaves[:3], mask, p)
+        output.backward(d_output)
+        results.append([output.detach(), *(leaf.grad for leaf in leaves)])
+    assert not torchs
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_in_attention() -> None:
+    q, k, v = make_qkv()
+    torch.manual_seed(1)
+    found = attention(q, k, v, dropout_p=0.3)
+    torch.manual_seed(1)
+    kept = dropout(torch.ones(12, 64, 64), 0.3).view(3, 4, 64, 64)
+    expected = ((q @ k.transpose(2, 3) / math.sqrt(8)).softmax(-1) * kept) @ v
+    assert (kept == 0).any()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9])
+def test_rate_of_dropout(p: float) -> None:
+    """Each of the four values that share a number is dropped at the rate, whatever the others."""
+    n = 2**18
+    torch.manual_seed(0)
+    dropped = (dropout(torch.ones(n, 4), p) == 0).double()
+    rate = round(p * 2**16) / 2**16
+    assert abs(rate - p) <= 2**-17
+    sigma = math.sqrt(rate * (1 - rate) / n)
+    assert (dropped.mean(0) - rate).abs().max() < 5 * sigma
+    both = (dropped.T @ dropped / n)[~torch.eye(4, dtype=torch.bool)]
+    assert (both - rate**2).abs().max() < 5 * math.sqrt(rate**2 * (1 - rate**2) / n)
+    in_turn = (dropped[1:] * dropped[:-1]).mean()
+    assert abs(in_turn - rate**2) < 5 * sigma
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+@pytest.mark.parametrize("shape", [(1,), (3,), (5, 7), (2, 3, 5), (0, 4), (8, 16)])
+def test_kept_values_are_scaled_and_gradients_alike(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    x = normal(*shape).to(dtype).requires_grad_()
+    torch.manual_seed(2)
+    y = dropout(x, 0.3)
+    y.backward(torch.ones_like(y))
+    scale = torch.tensor(1 / 0.7).to(dtype)
+    assert y.dtype == dtype and y.shape == shape
+    assert torch.equal(x.grad, scale * (y != 0)) and torch.equal(y, x * x.grad)
+
+
+def test_dropout_of_a_view() -> None:
+    x = normal(6, 10).T
+    y = dropout(x, 0.5)
+    assert torch.equal(y, torch.where(y == 0, 0.0, 2 * x)) and (y == 0).any() and (y != 0).any()
+
+
+@pytest.mark.parametrize("p,training", [(0.0, True), (0.5, False)])
+def test_no_dropout(p: float, training: bool) -> None:
+    x, state = normal(5, 7), torch.get_rng_state()
+    assert torch.equal(dropout(x, p, training), x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_odd_rates() -> None:
+    assert not dropout(normal(9), 1.0).any()
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        dropout(normal(9), 1.5)
+
+
+def test_same_seed_same_mask() -> None:
+    x = torch.ones(1001)
+    masks = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        masks.append(dropout(x, 0.5))
+    first, second, third = masks
+    assert torch.equal(first, second) and not torch.equal(first, third)
+    assert not torch.equal(dropout(x, 0.5), third)  # it goes on
+
+
+# Linear layers in training
+
+
+def run_linear(way: Callable, shape: tuple[int, ...], has_bias: bool, learn: str) -> list[Any]:
+    """RETURNS: The output and all gradients of a linear layer from 5 to 3."""
+    leaves = {"x": normal(*shape), "weight": normal(3, 5, seed=1), "bias": normal(3, seed=2)}
+    for name in leaves:
+        leaves[name].requires_grad_(name[0] in learn)
+    bias = leaves["bias"] if has_bias else None
+    output = way(leaves["x"], leaves["weight"], bias)
+    if output.requires_grad:
+        output.backward(normal(*output.shape, seed=3))
+    return [output.detach(), *(leaf.grad for leaf in leaves.values())]
+
+
+@pytest.mark.parametrize("learn", ["xwb", "wb", "x", "xw", "b", ""])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("shape", [(7, 5), (2, 4, 5), (5,), (0, 5), (2, 3, 2, 5)])
+def test_one_dnn_linear(shape: tuple[int, ...], has_bias: bool, learn: str, forced: None) -> None:
+    found = run_linear(linear_one_dnn, shape, has_bias, learn)
+    expected = run_linear(functional.linear, shape, has_bias, learn)
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_changing_the_output_in_place(forced: None) -> None:
+    """As DeBERTa does with its queries."""
+    results = []
+    for way in (linear_one_dnn, functional.linear):
+        x, weight = normal(2, 4, 5).requires_grad_(), normal(6, 5, seed=1).requires_grad_()
+        output = way(x, weight, normal(6)).view(2, 4, 2, 3).permute(0, 2, 1, 3)
+        output /= 3.0
+        (output**2).sum().backward()
+        results.append([output.detach(), x.grad, weight.grad])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(params=["none", "ieee"])
+def setting(request: Any) -> Iterator[Callable[[], str]]:
+    """Torch's global setting, whatever somebody has chosen."""
+    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, settings.fp32_precision = settings.fp32_precision, request.param
+    yield lambda: settings.fp32_precision
+    settings.fp32_precision = before
+
+
+def test_the_global_setting_stays(setting: Callable) -> None:
+    before = setting()
+    with pytest.raises(ZeroDivisionError), kernels.one_dnn():
+        assert setting() == "bf16"
+        raise ZeroDivisionError
+    assert setting() == before
+    seen = []
+    x, weight = normal(7, 5).requires_grad_(), normal(3, 5).requires_grad_()
+    output = linear_one_dnn(x, weight, None)
+    output.register_hook(lambda _: seen.append(setting()))
+    x.register_hook(lambda _: seen.append(setting()))
+    output.sum().backward()
+    assert [setting(), *seen] == [before] * 3
+    with pytest.raises(RuntimeError):
+        linear_one_dnn(x, normal(3, 4), None)
+    assert setting() == before
+
+
+# Linear layers in predictions
+
+
+def layer(seed: int = 1, has_bias: bool = True) -> torch.nn.Linear:
+    made = torch.nn.Linear(32, 48, bias=has_bias)
+    with torch.no_grad():
+        made.weight.copy_(normal(48, 32, seed=seed))
+    return made
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("shape", [(16, 32), (2, 7, 32), (32,), (0, 32), (1, 1, 32)])
+def test_packed_linear(shape: tuple[int, ...], has_bias: bool, forced: None) -> None:
+    linear, x, modes = layer(has_bias=has_bias), normal(*shape), CpuKernels()
+    strided = normal(*shape, 2)[..., 0]
+    with torch.inference_mode():
+        expected = linear(x), linear(strided)
+        with modes:
+            found = linear(x), linear(strided)
+            again = linear(x)
+    for a, b in zip((*found, again), (*expected, expected[0]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert list(modes.packed) == ([id(linear.weight)] if x.numel() else [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, HALF])
+def test_other_dtypes(dtype: torch.dtype) -> None:
+    linear, x = layer().to(dtype), normal(9, 32).to(dtype)
+    with torch.inference_mode():
+        expected = linear(x)
+        with CpuKernels():
+            found = linear(x)
+    torch.testing.assert_close(found, expected, rtol=2**-6, atol=2**-6)
+
+
+def test_training_reads_no_packed_weights(forced: None) -> None:
+    linear, x, modes = layer(), normal(4, 32), CpuKernels()
+    with torch.inference_mode(), modes:
+        linear(x)
+    poison = kernels.pack(torch.zeros(48, 32), 4)
+    modes.packed[id(linear.weight)] = poison
+    expected = linear(x)
+    with modes:
+        found = linear(x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    found.sum().backward()
+    torch.testing.assert_close(linear.weight.grad, x.sum(0).expand(48, 32), rtol=1e-5, atol=1e-5)
+    with torch.inference_mode(), modes:
+        assert not (linear(x) - linear.bias).any()  # predictions do read them
+
+
+def test_no_packed_weights_once_cleared(forced: None) -> None:
+    linear, x, modes = layer(), normal(4, 32), CpuKernels()
+    with torch.inference_mode(), modes:
+        linear(x)
+    with torch.no_grad():
+        linear.weight.mul_(3.0)
+    modes.packed.clear()
+    with torch.inference_mode():
+        expected = linear(x)
+        with modes:
+            torch.testing.assert_close(linear(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_another_thread_may_clear_at_any_time(forced: None) -> None:
+    class Cleared(dict):
+        def __setitem__(self, key: Any, value: Any) -> None:
+            """As if it had been cleared right after."""
+
+    linear, x, modes = layer(), normal(4, 32), CpuKernels()
+    modes.packed = Cleared()
+    with torch.inference_mode(), modes:
+        found = linear(x)
+    torch.testing.assert_close(found, linear(x), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_made_on_the_fly(forced: None) -> None:
+    """One weight after the other lies at the same place and has the same id."""
+    x, modes = torch.ones(4, 32), CpuKernels()
+    with torch.inference_mode(), modes:
+        for i in range(50):
+            assert functional.linear(x, torch.full((64, 32), float(i))).eq(32.0 * i).all()
+    assert not modes.packed
+
+
+def test_autocast_stays_in_bfloat16(forced: None) -> None:
+    linear, x = layer(), normal(4, 32)
+    with torch.autocast("cpu", HALF):
+        expected = linear(x)
+        with CpuKernels():
+            found = linear(x)
+    assert found.dtype == HALF and torch.equal(found, expected)
+    found.float().sum().backward()
+    assert linear.weight.grad.dtype == torch.float32
+
+
+# The mode
+
+
+def test_layers_go_through_the_kernels() -> None:
+    modes, called = CpuKernels(), []
+    for name, way in list(modes.ways.items()):
+        modes.ways[name] = lambda *args, way=way, **kw: called.append(way) or way(*args, **kw)
+    q, _, _ = make_qkv()
+    with modes:
+        torch.nn.Dropout(0.5)(torch.nn.Linear(8, 8)(q))
+        functional.scaled_dot_product_attention(query=q, key=q, value=q)
+    assert called == [modes.linear, dropout, attention]
+    torch.nn.Linear(8, 8)(q)
+    assert len(called) == 3
+
+
+def test_the_mode_ends_with_an_error() -> None:
+    modes = CpuKernels()
+    with pytest.raises(RuntimeError), modes:
+        functional.linear(normal(2, 3), normal(2, 4))
+    modes.ways.clear()
+    assert torch.nn.Linear(3, 2)(normal(4, 3)).shape == (4, 2)
+
+
+# Which way is the faster one
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError])
+def test_another_build_of_torch(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(kernels, "pack", fail)
+    assert kernels.packing_pays.__wrapped__(torch.float32) is False
+    if error is AttributeError:
+        monkeypatch.setattr(kernels, "one_dnn", fail)
+        assert kernels.one_dnn_pays.__wrapped__() is False
+
+
+@pytest.mark.parametrize(
+    "seconds,factor,margin,expected",
+    [
+        (1.0, 1.0, 1.0, True),
+        (1.0, 1.0, 1.2, True),
+        (1.2, 1.0, 1.2, False),
+        (2.0, 1.0, 1.0, False),
+        (1.0, 1 + 1e-7, 1.0, True),
+        (1.0, 1 + 1e-4, 1.0, False),
+        (1.0, math.nan, 1.0, False),
+    ],
+)
+def test_faster_and_as_exact(
+    seconds: float, factor: float, margin: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = normal(8, 8)
+
+    def ours() -> Any:
+        return x * factor
+
+    def theirs() -> Any:
+        return x
+
+    monkeypatch.setattr(kernels, "clock", lambda way: seconds if way is ours else 1.4)
+    assert kernels.is_better(ours, theirs, margin) is expected
+
+
+# Encoders
+
+
+@pytest.fixture(params=FAMILIES, scope="module")
+def family(request: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny encoder without dropout, made once."""
+    return str(build_encoder(request.param, tmp_path_factory.mktemp(request.param)))
+
+
+def make_model(name: str, precision: Any = "float32") -> Any:
+    model = build_shared_transformer_v1(name, configure_strided_spans(64, 48), {}, {}, precision)
+    model.initialize()
+    return model
+
+
+def make_docs() -> list[Doc]:
+    """Some longer and some shorter than what the attention kernel is for."""
+    return [NLP(text) for text in [TEXTS[0], " ".join(TEXTS * 4), "", TEXTS[1], "x"]]
+
+
+def get_gradients(model: Any) -> Iterator[tuple[str, Any]]:
+    torch.manual_seed(0)
+    matrix, backprop = model.begin_update(make_docs())
+    backprop(normal(*matrix.data.shape).numpy())
+    for name, parameter in model.transformer.named_parameters():
+        if parameter.grad is not None:
+            yield name, parameter.grad.clone()
+    model.transformer.zero_grad()
+
+
+def get_modes(model: Any) -> CpuKernels:
+    return model.layers[0].shims[0].for_prediction.kernels
+
+
+def test_exact_gradients_of_every_family(family: str, forced: None) -> None:
+    found, plain = dict(get_gradients(make_model(family))), make_model(family)
+    get_modes(plain).ways.clear()
+    expected = dict(get_gradients(plain))
+    assert found.keys() == expected.keys() and len(found) > 10
+    for name, gradient in expected.items():
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()), msg=name
+        )
+
+
+def test_exact_predictions_of_every_family(family: str, forced: None) -> None:
+    model, plain = make_model(family), make_model(family)
+    get_modes(plain).ways.clear()
+    found, expected = (m.predict(make_docs()).data for m in (model, plain))
+    numpy.testing.assert_allclose(found, expected, atol=1e-5)
+    assert get_modes(model).packed and not get_modes(plain).packed
+
+
+def test_bfloat16_of_every_family(family: str) -> None:
+    exact, half = make_model(family), make_model(family, "bfloat16")
+    expected, found = (model.predict(make_docs()).data for model in (exact, half))
+    assert found.dtype == "float32"
+    assert 0 < numpy.linalg.norm(found - expected) < 0.05 * numpy.linalg.norm(expected)
+    if exact.transformer.config.model_type == "deberta":
+        with pytest.raises(RuntimeError, match="overflow"):  # transformers' own masks
+            half.begin_update(make_docs())
+        return
+    in_training, _ = half.begin_update(make_docs())
+    assert numpy.linalg.norm(in_training.data - expected) < 0.05 * numpy.linalg.norm(expected)
+    gradients, exact_gradients = dict(get_gradients(half)), dict(get_gradients(exact))
+    assert gradients.keys() == exact_gradients.keys()
+    for gradient in gradients.values():
+        assert gradient.dtype == torch.float32 and gradient.isfinite().all()
+    flat, exact_flat = (
+        torch.cat([gradient.flatten() for gradient in found.values()])
+        for found in (gradients, exact_gradients)
+    )
+    assert (flat - exact_flat).norm() < 0.1 * exact_flat.norm()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_with_dropout(precision: str, tmp_path: Path) -> None:
+    """In long and in short sequences the same seed gives the same gradients."""
+    model = make_model(str(build_encoder("bert", tmp_path, dropout=0.2)), precision)
+    lengths = []
+
+    def watched(query: Any, *args: Any, **kwargs: Any) -> Any:
+        lengths.append(query.shape[-2])
+        return attention(query, *args, **kwargs)
+
+    get_modes(model).ways[functional.scaled_dot_product_attention] = watched
+    first, second = dict(get_gradients(model)), dict(get_gradients(model))
+    assert min(lengths) < SHORT <= max(lengths)
+    for name, gradient in first.items():
+        assert gradient.isfinite().all() and torch.equal(gradient, second[name])
