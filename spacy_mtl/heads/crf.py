@@ -18,6 +18,8 @@ from ..types import Floats1d, Floats2d, Ints1d
 
 FORBIDDEN = -1e30
 TINY = 1e-300
+LONG = 512  # tokens of a segment
+HALO = 64  # tokens around a segment or an entity, behind which what stands there has no influence
 
 
 @dataclass
@@ -48,34 +50,93 @@ def get_steps(lengths: Sequence[int]) -> list[Ints1d]:
 def viterbi(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Ints1d:
     """Find the best allowed tag sequence of every doc.
 
+    Long docs are decoded in overlapping segments side by side. Where two segments meet, the scores
+    of all paths up to there and the tag must be the same in both: then they are those of the whole
+    doc, as everything before it has been decided alike. Otherwise the docs are decoded whole.
+
     scores (Floats2d): Of each tag for each token, N x C.
     chain (Chain): What may follow what.
     lengths (Sequence[int]): Tokens per doc, N in all.
     RETURNS (Ints1d): The tag of each token, N.
     """
+    framed = frame(scores, chain, lengths)
+    if max(lengths, default=0) > LONG:
+        segments = get_segments(lengths)
+        tags, best = decode(framed[segments.rows], chain.transitions, segments.sizes)
+        left, right = segments.joints
+        alike = (abs(best[left] - best[right]) < 1e-3) | (best[left] < FORBIDDEN / 2)
+        if alike.all() and (tags[left] == tags[right]).all():
+            return tags[segments.core]
+    return decode(framed, chain.transitions, lengths)[0]
+
+
+def frame(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Floats2d:
+    """RETURNS (Floats2d): The scores, with those of starting and ending at the ends of docs."""
+    framed = get_array_module(scores).array(scores, dtype="f")
+    sizes = numpy.asarray([size for size in lengths if size], dtype="int64")
+    last = numpy.cumsum(sizes) - 1
+    framed[last - sizes + 1] += chain.start
+    framed[last] += chain.end
+    return framed
+
+
+def decode(
+    scores: Floats2d, transitions: Floats2d, lengths: Sequence[int]
+) -> tuple[Ints1d, Floats2d]:
+    """RETURNS (Tuple[Ints1d, Floats2d]): The best tags, N, and for each token the score of the best
+    path that ends in each tag, less the best of all, N x C.
+    """
     xp = get_array_module(scores)
     steps = get_steps(lengths)
-    best = xp.asarray(scores, dtype="f").copy()
-    back = xp.zeros(scores.shape, dtype="int32")
+    best = scores.copy()
     tags = xp.zeros(len(scores), dtype="int64")
-    if not steps:
-        return tags
-    best[steps[0]] += chain.start
     for before, rows in pairwise(steps):
-        paths = best[before[: len(rows)], :, None] + chain.transitions
-        back[rows] = paths.argmax(axis=1)
-        best[rows] += paths.max(axis=1)
+        best[rows] += (best[before[: len(rows)], :, None] + transitions).max(axis=1)
         # Sums over a long doc would swallow the differences.
         best[rows] -= best[rows].max(axis=1, keepdims=True)
     for t in range(len(steps) - 1, -1, -1):
-        rows = steps[t]
         going_on = len(steps[t + 1]) if t + 1 < len(steps) else 0
-        ending = rows[going_on:]
-        tags[ending] = (best[ending] + chain.end).argmax(axis=1)
+        here, ending = steps[t][:going_on], steps[t][going_on:]
+        tags[ending] = best[ending].argmax(axis=1)
         if going_on:
-            after = steps[t + 1]
-            tags[rows[:going_on]] = back[after, tags[after]]
-    return tags
+            tags[here] = (best[here] + transitions.T[tags[steps[t + 1]]]).argmax(axis=1)
+    return tags, best
+
+
+@dataclass
+class Segments:
+    """Long docs cut into segments that overlap.
+
+    rows (Ints1d): The rows of all segments behind each other, M.
+    sizes (List[int]): Tokens per segment.
+    core (Ints1d): For each token, N, where it stands in `rows`, in the segment that decides on it.
+    joints (Tuple[Ints1d, Ints1d]): Where the first token that a segment decides on stands, in the
+        segment before it and in its own.
+    """
+
+    rows: Ints1d
+    sizes: list[int]
+    core: Ints1d
+    joints: tuple[Ints1d, Ints1d]
+
+
+def get_segments(lengths: Sequence[int]) -> Segments:
+    rows, sizes, core, left, right = [], [], [], [], []
+    first = total = 0
+    for length in lengths:
+        for start in range(0, length, LONG):
+            end = min(start + LONG, length)
+            low, high = max(0, start - HALO), min(length, end + HALO)
+            if start:  # the segment before ends HALO behind it
+                left.append(total - min(HALO, length - start))
+                right.append(total + start - low)
+            rows.append(numpy.arange(first + low, first + high))
+            core.append(numpy.arange(total + start - low, total + end - low))
+            sizes.append(high - low)
+            total += high - low
+        first += length
+    joints = numpy.array(left, dtype="int64"), numpy.array(right, dtype="int64")
+    return Segments(numpy.concatenate(rows), sizes, numpy.concatenate(core), joints)
 
 
 @dataclass
@@ -187,6 +248,39 @@ def crf_loss(
         count_moves(free, scores, chain, sizes) - count_moves(gold, gold_scores, chain, sizes)
     ) / n
     return loss, d_scores.astype("f"), d_moves.astype("f"), n
+
+
+def span_probabilities(
+    scores: Floats2d,
+    chain: Chain,
+    lengths: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    tags: Ints1d,
+) -> list[float]:
+    """Find how probable spans are, as far as HALO tokens before and behind them can tell.
+
+    scores, chain, lengths: As in `viterbi`.
+    spans (Sequence[Tuple[int, int]]): First row of each span and the one behind the last.
+    tags (Ints1d): The tag of each token, N.
+    RETURNS (List[float]): The probability that all tokens of the span have these tags.
+    """
+    if not spans:
+        return []
+    ends = numpy.cumsum(lengths)
+    starts = numpy.array([start for start, _ in spans])
+    doc = numpy.searchsorted(ends, starts, side="right")
+    low = numpy.maximum(starts - HALO, (ends - lengths)[doc])
+    high = numpy.minimum([end + HALO for _, end in spans], ends[doc])
+    rows = numpy.concatenate([numpy.arange(*window) for window in zip(low, high, strict=True)])
+    around = frame(scores, chain, lengths)[rows]
+    free = numpy.zeros_like(chain.start)
+    inside = Chain(free, chain.transitions, free)
+    lattice = sum_paths(around, inside, (high - low).tolist())
+    place = numpy.cumsum(high - low) - (high - low) + starts - low
+    return [
+        span_probability(lattice, around, inside, int(first), tags[start:end])
+        for first, (start, end) in zip(place, spans, strict=True)
+    ]
 
 
 def span_probability(

@@ -1,6 +1,6 @@
 """What all heads share: how they learn from a batch, and the layers under their scores."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from spacy.tokens import Doc
@@ -30,6 +30,9 @@ class Head:
 
     name: str
     model: Model
+    predict: Callable
+    set_annotations: Callable
+    get_error_handler: Callable
     _has_gradient = False
 
     def has_labels(self, doc: Doc) -> bool:
@@ -50,6 +53,23 @@ class Head:
         RETURNS (Tuple[float, Any]): The mean loss per labelled unit in nats, and its gradient.
         """
         return self.get_mean_loss(list(examples), scores)[:2]
+
+    def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
+        """Annotate a stream of docs, as many together as the encoder has encoded together.
+
+        stream (Iterable[Doc]): The docs.
+        batch_size (int): Docs at a time, at most.
+        YIELDS (Doc): The docs in order.
+        """
+        from ..encoder.matrix import group_by_matrix  # spaCy imports every head: torch waits
+
+        error_handler = self.get_error_handler()
+        for docs in group_by_matrix(stream, batch_size):
+            try:
+                self.set_annotations(docs, self.predict(docs))
+                yield from docs
+            except Exception as err:
+                error_handler(self.name, self, docs, err)
 
     def update(
         self,
@@ -95,9 +115,10 @@ class Head:
         """
         if self._has_gradient:
             self._has_gradient = False
-            if hasattr(sgd, "clip_model"):
-                sgd.clip_model(self.model)
-            self.model.finish_update(sgd)
+            if not drop_broken_gradients(self.model):
+                if hasattr(sgd, "clip_model"):
+                    sgd.clip_model(self.model)
+                self.model.finish_update(sgd)
 
     @property
     def _must_answer(self) -> bool:
@@ -106,6 +127,24 @@ class Head:
             hasattr(node, "upstream_name") and not getattr(node, "reads_rows", False)
             for node in self.model.walk()
         )
+
+
+def drop_broken_gradients(model: Model) -> bool:
+    """RETURNS (bool): Whether a gradient was NaN or infinite. Then all are set to zero, or the
+    weights would be lost; the encoder counts such steps and stops when they go on.
+    """
+    xp: Any = model.ops.xp
+    gradients = [
+        node.get_grad(name)
+        for node in model.walk()
+        for name in node.grad_names
+        if node.has_grad(name)
+    ]
+    is_broken = not all(xp.isfinite(gradient).all() for gradient in gradients)
+    if is_broken:
+        for gradient in gradients:
+            gradient.fill(0)
+    return is_broken
 
 
 def check_outputs(name: str, model: Model, labels: Sequence[str]) -> None:

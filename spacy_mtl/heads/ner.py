@@ -1,7 +1,7 @@
 """`mtl_ner`: named entities, in `doc.ents`, by tags for the tokens and exact decoding."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise, repeat
 from typing import Any, Literal
 
 import numpy
@@ -14,7 +14,7 @@ from thinc.api import Config, Model, get_array_module
 
 from ..errors import Errors
 from ..types import Floats2d, Ints1d
-from .crf import FORBIDDEN, Chain, crf_loss, span_probability, sum_paths, viterbi
+from .crf import FORBIDDEN, Chain, crf_loss, span_probabilities, viterbi
 from .head import Head, check_outputs, score_tokens, with_options
 from .losses import cross_entropy, one_hot
 
@@ -184,20 +184,21 @@ class MultiTaskNER(Head, TrainablePipe):
         lengths = [len(doc) for doc in docs]
         chain = self._get_chain(transitions)
         ids = viterbi(scores, chain, lengths)
-        lattice = sum_paths(scores, chain, lengths) if self.cfg["spans_key"] else None
         names: Any = numpy.array(self.tags, dtype=object)[ids]
-        predicted, row = [], 0
-        for length in lengths:
-            entities = []
-            for start, end, label in get_spans(names[row : row + length]):
-                p = 0.0
-                if lattice is not None:
-                    own = ids[row + start : row + end]
-                    p = span_probability(lattice, scores, chain, row + start, own)
-                entities.append((start, end, label, p))
-            predicted.append(entities)
-            row += length
-        return predicted
+        firsts = numpy.cumsum([0, *lengths]).tolist()
+        found = [
+            [(row + start, row + end, label) for start, end, label in get_spans(names[row:after])]
+            for row, after in pairwise(firsts)
+        ]
+        if self.cfg["spans_key"]:
+            spans = [(start, end) for entities in found for start, end, _ in entities]
+            probabilities = iter(span_probabilities(scores, chain, lengths, spans, ids))
+        else:
+            probabilities = repeat(0.0)
+        return [
+            [(start - row, end - row, label, next(probabilities)) for start, end, label in entities]
+            for row, entities in zip(firsts, found, strict=False)
+        ]
 
     def set_annotations(
         self, docs: Iterable[Doc], predictions: list[list[tuple[int, int, str, float]]]

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spacy_mtl.heads import crf
 from spacy_mtl.heads.crf import (
     FORBIDDEN,
     Chain,
@@ -16,6 +17,7 @@ from spacy_mtl.heads.crf import (
     crf_loss,
     find_possible,
     get_steps,
+    span_probabilities,
     span_probability,
     sum_paths,
     viterbi,
@@ -283,3 +285,46 @@ def test_long_doc_is_decoded_exactly():
     scores = numpy.full((20_000, 5), 20, dtype="f")
     scores[numpy.arange(20_000), gold] += 0.01
     assert (viterbi(scores, chain, [20_000]) == gold).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(CHAINS),
+    st.lists(st.integers(0, 70), min_size=1, max_size=4),
+    st.integers(0, 1000),
+    st.floats(0.0, 10),
+)
+def test_segments_of_a_long_doc_decode_as_the_whole(kind, lengths, seed, scale):
+    """Also where the halo is too short for the paths to meet, as with scores that say nothing."""
+    scores, chain = scale * make_scores(kind, lengths, seed), make_chain(kind, seed)
+    whole = viterbi(scores, chain, lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crf, "LONG", 10)
+        patch.setattr(crf, "HALO", 4)
+        assert (viterbi(scores, chain, lengths) == whole).all()
+
+
+def test_segments():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crf, "LONG", 4)
+        patch.setattr(crf, "HALO", 2)
+        found = crf.get_segments([2, 0, 5, 9])
+    assert found.sizes == [2, 5, 3, 6, 7, 3]
+    assert (found.rows[found.core] == numpy.arange(16)).all()
+    left, right = found.joints
+    assert found.rows[left].tolist() == found.rows[right].tolist() == [6, 11, 15]
+    assert (left < right).all()
+
+
+@pytest.mark.parametrize("kind", CHAINS)
+def test_probabilities_of_spans_are_those_of_the_whole_doc(kind):
+    lengths = [200, 0, 3, 90]
+    scores, chain = make_scores(kind, lengths), make_chain(kind)
+    tags = viterbi(scores, chain, lengths)
+    spans = [(0, 1), (2, 5), (100, 103), (199, 200), (200, 203), (203, 204), (290, 293)]
+    lattice = sum_paths(scores, chain, lengths)
+    found = span_probabilities(scores, chain, lengths, spans, tags)
+    for (start, end), p in zip(spans, found, strict=True):
+        whole = span_probability(lattice, scores, chain, start, tags[start:end])
+        assert p == pytest.approx(whole, abs=1e-6)
+    assert span_probabilities(scores, chain, lengths, [], tags) == []
