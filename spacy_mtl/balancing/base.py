@@ -1,11 +1,14 @@
 """What every way of weighting the tasks shares."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..encoder.hub import TaskBatch
 from ..errors import Errors
 from ..types import Floats2d
+
+EPSILON = 1e-8  # of a loss, where its logarithm or inverse is taken
 
 
 class ScalarBalancer:
@@ -40,8 +43,47 @@ class ScalarBalancer:
         """Restore what `to_dict` returned."""
 
 
+class RandomBalancer(ScalarBalancer):
+    """Has random numbers that depend on nothing but the seed and on how many batches there were.
+
+    seed (int): Of the random numbers.
+    """
+
+    def __init__(self, seed: int) -> None:
+        check_setting("seed", seed, ">= 0", seed >= 0)
+        self.seed = seed
+        self.batches = 0
+
+    def draw_seeds(self) -> list[int]:
+        """RETURNS (List[int]): Seeds for a batch."""
+        self.batches += 1
+        return [self.seed, self.batches]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"batches": self.batches}
+
+    def from_dict(self, state: dict[str, Any]) -> None:
+        self.batches = state.get("batches", 0)
+
+
+def share(logits: Mapping[str, float]) -> dict[str, float]:
+    """RETURNS (Dict[str, float]): The softmax times the number of tasks: the mean weight is 1, as
+    in the plain sum, whichever tasks are there.
+    """
+    highest = max(logits.values())
+    powers = {task: math.exp(logit - highest) for task, logit in logits.items()}
+    mean = sum(powers.values()) / len(powers)
+    return {task: power / mean for task, power in powers.items()}
+
+
 def check_names(given: Sequence[str], tasks: Sequence[str]) -> None:
     """RAISES (ValueError): M020 if a name is not among the tasks."""
     unknown = sorted(set(given) - set(tasks))
     if unknown:
         raise ValueError(Errors.M020.format(unknown=unknown, tasks=sorted(tasks)))
+
+
+def check_setting(name: str, value: float, bound: str, is_valid: bool) -> None:
+    """RAISES (ValueError): M022 if the setting is not valid."""
+    if not is_valid:
+        raise ValueError(Errors.M022.format(name=name, value=value, bound=bound))

@@ -1,28 +1,27 @@
-"""Weights learned from each task's homoscedastic uncertainty."""
+"""Weights learned so that every task's weighted loss comes to the same."""
 
 import math
 from typing import Any
 
 from ..encoder.hub import TaskBatch
-from ..errors import Errors
-from .base import ScalarBalancer
+from .base import ScalarBalancer, check_setting
 
 
 class UncertaintyWeights(ScalarBalancer):
     """Learn a log-variance s for each task and weight its loss L by exp(-s), minimizing
-    exp(-s) L + s / 2 by gradient descent.
+    exp(-s) L + c s by gradient descent.
 
-    At the minimum exp(-s) = 1 / (2 L): a task counts by how small its loss has become relative to
-    itself, not by the loss's scale. Kendall, Gal and Cipolla (2018), "Multi-Task Learning Using
-    Uncertainty to Weigh Losses", equation 10 for classification losses.
+    At the minimum exp(-s) = c / L: a task counts by how small its loss has become relative to
+    itself, not by the loss's scale.
 
     learn_rate (float): Step size of s.
+    target (float): c, which every weighted loss tends to.
     """
 
-    def __init__(self, learn_rate: float) -> None:
-        if not learn_rate > 0:
-            raise ValueError(Errors.M022.format(learn_rate=learn_rate))
+    def __init__(self, learn_rate: float, target: float) -> None:
+        check_setting("learn_rate", learn_rate, "> 0", learn_rate > 0)
         self.learn_rate = learn_rate
+        self.target = target
         self.log_variances: dict[str, float] = {}
         self._gradients: dict[str, float] = {}
 
@@ -30,7 +29,7 @@ class UncertaintyWeights(ScalarBalancer):
         weights = {}
         for task, loss in batch.losses.items():
             weights[task] = math.exp(-self.log_variances.setdefault(task, 0.0))
-            gradient = 0.5 - weights[task] * loss
+            gradient = self.target - weights[task] * loss
             self._gradients[task] = self._gradients.get(task, 0.0) + gradient
         return weights
 
@@ -47,9 +46,22 @@ class UncertaintyWeights(ScalarBalancer):
 
 
 def create_uncertainty_weights_v1(learn_rate: float = 0.01) -> UncertaintyWeights:
-    """Learn the tasks' weights from their losses (Kendall, Gal and Cipolla 2018).
+    """Weight the tasks by their learned homoscedastic uncertainty: Kendall, Gal and Cipolla (2018),
+    "Multi-Task Learning Using Uncertainty to Weigh Losses", equation 10 for classification losses.
 
     learn_rate (float): Step size of the log-variances, > 0.
     RAISES (ValueError): M022 for another step size.
     """
-    return UncertaintyWeights(learn_rate)
+    return UncertaintyWeights(learn_rate, target=0.5)
+
+
+def create_imtl_l_v1(learn_rate: float = 0.01) -> UncertaintyWeights:
+    """Learn a scale for each task that brings its loss to 1, minimizing exp(s) L - s: IMTL-L, the
+    loss balance of Liu et al. (2021), "Towards Impartial Multi-task Learning", section 3.2.
+
+    The weights are twice those of uncertainty, by the same rule.
+
+    learn_rate (float): Step size of the scales, > 0.
+    RAISES (ValueError): M022 for another step size.
+    """
+    return UncertaintyWeights(learn_rate, target=1.0)

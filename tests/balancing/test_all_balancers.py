@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 import pytest
 import spacy
+import torch
 from conftest import encoder_weights, make_examples
 from spacy.util import registry
 
@@ -18,11 +19,19 @@ from spacy_mtl.training.adamw import create_adamw_v1
 
 SETUP = ConfigParser()
 SETUP.read(Path(__file__).parents[2] / "setup.cfg")
-ENTRIES = SETUP["options.entry_points"]["spacy_misc"].split("\n")
-NAMES = [entry.split(" = ")[0] for entry in ENTRIES if "Weights.v1" in entry]
+ENTRIES = SETUP["options.entry_points"]["spacy_misc"].strip().split("\n")
+NAMES = [entry.split(" = ")[0] for entry in ENTRIES if "spacy_mtl.balancing" in entry]
+ONE_OF_A_KIND = [
+    f"spacy-mtl.{name}.v1"
+    for name in (
+        *("StaticWeights", "UncertaintyWeights", "RandomWeights", "DynamicWeightAverage"),
+        *("GradNorm", "FAMO", "DBMTL", "PCGrad", "GradVac", "GradDrop"),
+    )
+]
 TASKS = ("tagger", "ner", "textcat")
+WEIGHTS = torch.from_numpy(numpy.random.default_rng(0).normal(size=(30, 24)).astype("f"))
 
-pytestmark = pytest.mark.parametrize("name", NAMES)
+for_all = pytest.mark.parametrize("name", NAMES)
 
 
 def make(name: str) -> Balancer:
@@ -30,14 +39,38 @@ def make(name: str) -> Balancer:
     return registry.misc.get(name)()
 
 
-def make_batch(seed: int = 0, tasks: tuple[str, ...] = TASKS) -> TaskBatch:
+def pull(gradient: numpy.ndarray, level: str) -> torch.Tensor:
+    """To 30 parameters of which the 24 features are a linear function."""
+    return WEIGHTS @ torch.from_numpy(gradient).flatten()
+
+
+def make_batch(seed: int = 0, tasks: tuple[str, ...] = TASKS, factor: float = 1.0) -> TaskBatch:
     """What tasks want at 6 tokens of width 4, and the same for a task whoever else is there."""
     losses, gradients = {}, {}
     for task in tasks:
         generator = numpy.random.default_rng([seed, TASKS.index(task)])
         losses[task] = float(generator.uniform(0.1, 3))
-        gradients[task] = generator.normal(size=(6, 4)).astype("f")
-    return TaskBatch(losses, gradients)
+        gradients[task] = factor * generator.normal(size=(6, 4)).astype("f")
+    return TaskBatch(losses, gradients, pull)
+
+
+def is_weighted_sum(name: str) -> bool:
+    return name != "spacy-mtl.GradDrop.v1"
+
+
+def strip(state: Any, task: str) -> Any:
+    """A state without anything about a task."""
+    if isinstance(state, dict):
+        return {key: strip(value, task) for key, value in state.items() if key != task}
+    return state
+
+
+def find(state: Any, task: str) -> list[Any]:
+    """What a state holds about a task."""
+    if not isinstance(state, dict):
+        return []
+    own = [state[task]] if task in state else []
+    return own + [found for value in state.values() for found in find(value, task)]
 
 
 def train(balancer: Balancer, *seeds: int) -> None:
@@ -75,26 +108,34 @@ def assert_close(found: Any, expected: Any) -> None:
         assert found == pytest.approx(expected, abs=1e-9)
 
 
+def test_all_methods_are_here() -> None:
+    assert len(NAMES) == 20 and set(ONE_OF_A_KIND) < set(NAMES)
+
+
+@for_all
 def test_combines_to_the_sum_of_weights_times_gradients(name: str) -> None:
     balancer = make(name)
     for seed in range(5):
         batch = make_batch(seed)
         gradient, weights = balancer.combine(batch)
-        expected = sum(weights[task] * batch.gradients[task] for task in TASKS)
         assert gradient.shape == (6, 4) and gradient.dtype == "float32"
-        assert (gradient == expected).all()
-        assert all(weight >= 0 for weight in weights.values())
+        assert numpy.isfinite(gradient).all() and gradient.any()
+        if is_weighted_sum(name):
+            expected = sum(weights[task] * batch.gradients[task] for task in TASKS)
+            assert (gradient == expected).all()
         balancer.step()
 
 
+@for_all
 @pytest.mark.parametrize("task", TASKS)
 def test_one_task_of_weight_one_is_the_identity(name: str, task: str) -> None:
     batch = make_batch(tasks=(task,))
     gradient, weights = make(name).combine(batch)
-    assert weights == {task: 1.0}
-    assert (gradient == batch.gradients[task]).all()
+    assert weights == pytest.approx({task: 1.0}, rel=1e-6)
+    numpy.testing.assert_allclose(gradient, batch.gradients[task], rtol=1e-6)
 
 
+@for_all
 def test_gradients_are_not_modified(name: str) -> None:
     """The diagnostics read them afterwards."""
     batch, expected = make_batch(), make_batch()
@@ -106,53 +147,102 @@ def test_gradients_are_not_modified(name: str) -> None:
     assert all((batch.gradients[task] == expected.gradients[task]).all() for task in TASKS)
 
 
-@pytest.mark.parametrize("order", list(permutations(TASKS)))
+@for_all
+@pytest.mark.parametrize("order", list(permutations(TASKS))[1:])
 def test_the_order_of_tasks_means_nothing(name: str, order: tuple[str, ...]) -> None:
     expected, found = make(name), make(name)
-    for seed in range(5):
+    for seed in range(3):
         expected_gradient, expected_weights = expected.combine(make_batch(seed))
         gradient, weights = found.combine(make_batch(seed, order))
-        assert weights == pytest.approx(expected_weights, rel=1e-6)
-        numpy.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
+        assert weights == pytest.approx(expected_weights, rel=1e-5)
+        numpy.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
         expected.step()
         found.step()
 
 
+@for_all
+@pytest.mark.parametrize("factor", [1e-4, 1e4])
+def test_gradients_of_another_scale_get_the_same_weights(name: str, factor: float) -> None:
+    balancer, scaled = make(name), make(name)
+    for seed in range(3):
+        expected, expected_weights = balancer.combine(make_batch(seed))
+        gradient, weights = scaled.combine(make_batch(seed, factor=factor))
+        assert weights == pytest.approx(expected_weights, rel=1e-4)
+        numpy.testing.assert_allclose(gradient / factor, expected, rtol=1e-3, atol=1e-4)
+        balancer.step()
+        scaled.step()
+
+
+@for_all
 @pytest.mark.parametrize("absent", TASKS)
 def test_an_absent_task_is_not_there(name: str, absent: str) -> None:
-    """As for a balancer that has never heard of it."""
+    """Whatever is known of it, the others get what they would get without."""
     others = tuple(task for task in TASKS if task != absent)
-    balancer, without = make(name), make(name)
+    balancer = make(name)
     train(balancer, 0, 1)
-    for seed in (0, 1):
-        without.combine(make_batch(seed, others))
-        without.step()
+    without = restore(name, strip(balancer.to_dict(), absent))
     batch = make_batch(2, others)
     gradient, weights = balancer.combine(batch)
-    assert list(weights) == list(others)
-    expected = sum(weights[task] * batch.gradients[task] for task in others)
-    assert (gradient == expected).all()
+    assert weights.keys() == set(others)
     assert weights == without.combine(batch)[1]
+    if is_weighted_sum(name):
+        expected = sum(weights[task] * batch.gradients[task] for task in others)
+        assert (gradient == expected).all()
 
 
+@for_all
 def test_a_batch_without_a_task_does_not_move_it(name: str) -> None:
     balancer = make(name)
-    train(balancer, 0)
-    _, before = balancer.combine(make_batch(1, ("ner",)))
+    train(balancer, 0, 1)
+    before = find(balancer.to_dict(), "ner")
     for seed in range(3):
-        balancer.combine(make_batch(seed, ("tagger",)))
-    _, after = balancer.combine(make_batch(1, ("ner",)))
-    assert after == before
+        balancer.combine(make_batch(seed, ("tagger", "textcat")))
+        balancer.step()
+    assert find(balancer.to_dict(), "ner") == before
 
 
+@for_all
 def test_a_gradient_of_zeros_adds_nothing(name: str) -> None:
     batch = make_batch()
     batch.gradients["ner"][:] = 0
     gradient, weights = make(name).combine(batch)
-    expected = sum(weights[task] * batch.gradients[task] for task in ("tagger", "textcat"))
-    assert numpy.isfinite(gradient).all() and (gradient == expected).all()
+    assert numpy.isfinite(gradient).all()
+    assert all(map(numpy.isfinite, weights.values()))
+    if is_weighted_sum(name):
+        expected = sum(weights[task] * batch.gradients[task] for task in ("tagger", "textcat"))
+        assert (gradient == expected).all()
 
 
+@for_all
+def test_no_gradient_at_all(name: str) -> None:
+    """As at first, where heads begin with zeros."""
+    gradient, weights = make(name).combine(make_batch(factor=0.0))
+    assert not gradient.any()
+    assert all(map(numpy.isfinite, weights.values()))
+
+
+@for_all
+def test_losses_of_zero(name: str) -> None:
+    balancer = make(name)
+    for seed in range(3):
+        batch = make_batch(seed)
+        batch.losses.update(dict.fromkeys(TASKS, 0.0))
+        gradient, weights = balancer.combine(batch)
+        assert numpy.isfinite(gradient).all()
+        assert all(map(numpy.isfinite, weights.values()))
+        balancer.step()
+
+
+@for_all
+def test_torch_draws_the_same_numbers_as_without(name: str) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    make(name).combine(make_batch())
+    assert torch.rand(3).tolist() == expected.tolist()
+
+
+@for_all
 @pytest.mark.parametrize("seeds", [(), (0,), (0, 1, 2)])
 def test_state_round_trip(name: str, seeds: tuple[int, ...]) -> None:
     balancer = make(name)
@@ -160,6 +250,7 @@ def test_state_round_trip(name: str, seeds: tuple[int, ...]) -> None:
     assert_same(restore(name, balancer.to_dict()), balancer)
 
 
+@for_all
 def test_a_saved_state_does_not_change_later(name: str) -> None:
     balancer, same = make(name), make(name)
     train(balancer, 0)
@@ -172,10 +263,12 @@ def test_a_saved_state_does_not_change_later(name: str) -> None:
     assert_same(restore(name, state), same)
 
 
+@for_all
 def test_an_empty_state_is_a_new_one(name: str) -> None:
     assert_same(restore(name, {}), make(name))
 
 
+@pytest.mark.parametrize("name", ONE_OF_A_KIND)
 def test_saved_with_the_pipeline(make_nlp: Callable, name: str, tmp_path: Path) -> None:
     nlp = make_nlp(*TASKS, balancer={"@misc": name})
     sgd = create_adamw_v1()

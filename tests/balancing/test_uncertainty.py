@@ -7,9 +7,14 @@ from typing import Any
 import numpy
 import pytest
 import torch
+import torchjd.scalarization
 from conftest import make_examples
 
-from spacy_mtl.balancing.uncertainty import UncertaintyWeights, create_uncertainty_weights_v1
+from spacy_mtl.balancing.uncertainty import (
+    UncertaintyWeights,
+    create_imtl_l_v1,
+    create_uncertainty_weights_v1,
+)
 from spacy_mtl.encoder.hub import TaskBatch
 from spacy_mtl.training.adamw import create_adamw_v1
 
@@ -57,6 +62,28 @@ def test_steps_are_those_of_torch() -> None:
         (torch.exp(-s) * loss + s / 2).backward()
         sgd.step()
         assert balancer.log_variances["ner"] == pytest.approx(s.item(), rel=1e-12)
+
+
+def test_imtl_l_is_torchjds() -> None:
+    reference = torchjd.scalarization.IMTLL(2)
+    sgd = torch.optim.SGD(reference.parameters(), lr=0.05)
+    balancer = create_imtl_l_v1(learn_rate=0.05)
+    for losses in ([2.5, 0.3], [1.1, 0.2], [0.9, 0.4]):
+        values = torch.tensor(losses, requires_grad=True)
+        sgd.zero_grad()
+        reference(values).backward()
+        assert values.grad is not None
+        found = weigh(balancer, tagger=losses[0], ner=losses[1])
+        assert list(found.values()) == pytest.approx(values.grad.tolist(), rel=1e-6)
+        sgd.step()
+        balancer.step()
+
+
+def test_imtl_l_brings_losses_to_one() -> None:
+    balancer = create_imtl_l_v1(learn_rate=0.1)
+    train(balancer, 500, tagger=2.0, ner=0.25)
+    weights = weigh(balancer, tagger=2.0, ner=0.25)
+    assert weights == pytest.approx({"tagger": 0.5, "ner": 4.0}, rel=1e-6)
 
 
 def test_batches_of_one_update_add_up() -> None:

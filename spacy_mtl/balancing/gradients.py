@@ -1,0 +1,343 @@
+"""Weights from the tasks' gradients: from their norms and the angles between them.
+
+What can be seen of a conflict depends on the level:
+
+- "features", the token matrix, costs next to nothing. Tasks labelled on different docs have
+  different rows there, so that their gradients are orthogonal, whatever they do to the weights.
+- "last_layer", the weights of the encoder's last layer, sees conflicts between any tasks, as far
+  as they come up in this layer. It costs a backward through it for each task.
+- "params", all weights of the encoder, is what the papers have. It costs a whole backward, and the
+  memory of a whole gradient, for each task.
+
+At every level the encoder's gradient is the weighted sum of the tasks' gradients, by one backward.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from importlib import import_module
+from itertools import permutations
+from typing import Any
+
+import numpy
+import torch
+from thinc.api import get_array_module
+
+from ..encoder.hub import TaskBatch
+from ..encoder.levels import LEVELS
+from ..errors import Errors
+from ..types import Floats2d
+from .base import RandomBalancer, check_setting
+
+CHUNK = 1 << 20  # columns that are turned to float64 at a time
+CANCELLED = 1e-10  # of the squared norms: a sum below it holds nothing but rounding
+
+
+class GradientBalancer(RandomBalancer):
+    """Weigh the tasks by the Gramian of their gradients.
+
+    The Gramian is divided by its mean diagonal, so that no method depends on how large gradients
+    are. Tasks without a gradient are left out, and get the weight 1. A method is a subclass with
+    `solve`.
+
+    level (str): Where to take the gradients: "features", "last_layer" or "params".
+    rescale (bool): Whether to give the result the norm of the plain sum, at that level.
+    """
+
+    def __init__(self, level: str, rescale: bool, seed: int = 0) -> None:
+        super().__init__(seed)
+        if level not in LEVELS:
+            raise ValueError(Errors.M024.format(level=level, levels=", ".join(LEVELS)))
+        self.level, self.rescale = level, rescale
+
+    def solve(self, tasks: list[str], gramian: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        """RETURNS (torch.Tensor): The weights of the tasks, K, for their Gramian, K x K."""
+        raise NotImplementedError
+
+    def weigh(self, batch: TaskBatch) -> dict[str, float]:
+        seeds = self.draw_seeds()
+        weights = dict.fromkeys(batch.names, 1.0)
+        active = sorted(task for task in batch.names if batch.norms[task])
+        if len(active) > 1:
+            gramian = get_gramian(batch.get_rows(active, self.level))
+            gramian /= gramian.diagonal().mean()
+            found = self.solve(active, gramian, seeds)
+            if self.rescale:
+                found = found * get_scale(gramian, found)
+            weights.update(zip(active, found.tolist(), strict=True))
+        return weights
+
+
+class TorchJD(GradientBalancer):
+    """A method of TorchJD, which is imported when training begins: predicting does without.
+
+    method (str): The name of its weighting, without the ending.
+    settings (Any): For the weighting.
+    """
+
+    def __init__(
+        self, method: str, level: str, rescale: bool, seed: int = 0, **settings: Any
+    ) -> None:
+        super().__init__(level, rescale, seed)
+        self.method, self.settings = method, settings
+
+    @cached_property
+    def weighting(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        try:
+            aggregation = import_module("torchjd.aggregation")
+            return getattr(aggregation, f"{self.method}Weighting")(**self.settings)
+        except ImportError as err:
+            raise ValueError(Errors.M023.format(method=self.method, error=err)) from err
+
+    def check(self, tasks: Sequence[str]) -> None:
+        """RAISES (ValueError): M023 if a package is missing."""
+        _ = self.weighting
+
+    def solve(self, tasks: list[str], gramian: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        (seed,) = numpy.random.SeedSequence(seeds).generate_state(1).tolist()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.weighting(gramian)
+
+
+class GradVac(GradientBalancer):
+    """Turn each task's gradient towards the others', to their mean cosine so far.
+
+    TorchJD's keeps the means by number, for the same tasks in each batch, and does not save them.
+
+    beta (float): How much of a cosine goes into its mean.
+    """
+
+    def __init__(self, beta: float, level: str, rescale: bool, seed: int) -> None:
+        super().__init__(level, rescale, seed)
+        check_setting("beta", beta, "from 0 to 1", 0 <= beta <= 1)
+        self.beta = beta
+        self.cosines: dict[str, dict[str, float]] = {}
+
+    def solve(self, tasks: list[str], gramian: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        products, weights = gramian.numpy(), numpy.eye(len(tasks))
+        pairs = list(permutations(range(len(tasks)), 2))
+        for i, j in numpy.random.default_rng(seeds).permutation(pairs):
+            means = self.cosines.setdefault(tasks[i], {})
+            mean = means.get(tasks[j], 0.0)
+            norm = max(float(weights[i] @ products @ weights[i]), CANCELLED) ** 0.5
+            other = float(products[j, j]) ** 0.5
+            cosine = min(1.0, max(-1.0, float(weights[i] @ products[j]) / (norm * other)))
+            if cosine < mean:
+                # Short of a mean of 1, which would take an infinite weight.
+                sine = max((1 - mean**2) ** 0.5, 0.01)
+                excess = mean * (1 - cosine**2) ** 0.5 - cosine * sine
+                weights[i, j] += norm * excess / (other * sine)
+            means[tasks[j]] = (1 - self.beta) * mean + self.beta * cosine
+        return torch.from_numpy(weights.sum(axis=0))
+
+    def to_dict(self) -> dict[str, Any]:
+        cosines = {task: dict(means) for task, means in self.cosines.items()}
+        return super().to_dict() | {"cosines": cosines}
+
+    def from_dict(self, state: dict[str, Any]) -> None:
+        super().from_dict(state)
+        self.cosines = {task: dict(means) for task, means in state.get("cosines", {}).items()}
+
+
+class ConFIG(GradientBalancer):
+    """Go where all tasks' gradients have the same, positive cosine with the result.
+
+    TorchJD has it for the gradients only. The result's direction, the pseudoinverse of the unit
+    gradients U times ones, is the sum of the unit gradients with the weights (U U')^-1 1, for
+    which the Gramian is enough.
+    """
+
+    def solve(self, tasks: list[str], gramian: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        norms = gramian.diagonal().sqrt()
+        cosines = gramian / torch.outer(norms, norms)
+        direction = torch.linalg.pinv(cosines, hermitian=True).sum(dim=1) / norms
+        products = gramian @ direction
+        # None that all gain from: two gradients are opposite.
+        length = products.sum() / (direction @ products).clamp(min=CANCELLED)
+        return direction * length
+
+
+class GradDrop(RandomBalancer):
+    """In each component keep only the positive or only the negative gradients, by lot, with odds
+    as their sums. A task's weight is the share of its gradient, by squared norm, that is kept.
+
+    No weighted sum has this result, so it is for the token matrix alone. Rows of docs that have
+    labels for one task only stay as they are.
+
+    TorchJD draws from torch's own generators and does not tell the shares.
+
+    rescale (bool): Whether to give the result the norm of the plain sum.
+    """
+
+    def __init__(self, rescale: bool, seed: int) -> None:
+        super().__init__(seed)
+        self.rescale = rescale
+
+    def combine(self, batch: TaskBatch) -> tuple[Floats2d, dict[str, float]]:
+        total, size = sum(batch.gradients.values()), sum(map(abs, batch.gradients.values()))
+        xp = get_array_module(total)
+        odds = 0.5 + 0.5 * total / xp.maximum(size, numpy.finfo("f").tiny)
+        lots = numpy.random.default_rng(self.draw_seeds()).random(odds.shape, dtype="f")
+        is_positive = odds > xp.asarray(lots)
+        kept = {task: g * ((g > 0) == is_positive) for task, g in batch.gradients.items()}
+        result = sum(kept.values())
+        norm = float(xp.linalg.norm(result))
+        scale = float(xp.linalg.norm(total)) / norm if self.rescale and norm else 1.0
+        shares = {
+            task: float(xp.linalg.norm(kept[task])) ** 2 / (batch.norms[task] ** 2 or 1.0)
+            for task in kept
+        }
+        return scale * result, {task: scale * share for task, share in shares.items()}
+
+
+def get_gramian(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """RETURNS (torch.Tensor): The products of all rows, K x K, float64 on the CPU."""
+    gramian = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for chunk in zip(*(row.split(CHUNK) for row in rows), strict=True):
+        part = torch.stack(chunk).double()
+        gramian += (part @ part.T).cpu()
+    return gramian
+
+
+def get_scale(gramian: torch.Tensor, weights: torch.Tensor) -> float:
+    """RETURNS (float): What gives the weighted sum the norm of the plain one, and turns it round if
+    it would raise the sum of the losses, as IMTL-G's may; 1 if nothing is left of it, where the
+    tasks are at an optimum.
+    """
+    products = gramian @ weights
+    square = float(weights @ products)
+    if square <= CANCELLED * float(weights**2 @ gramian.diagonal()):
+        return 1.0
+    norm = (max(float(gramian.sum()), 0.0) / square) ** 0.5
+    return math.copysign(norm, float(products.sum()))
+
+
+def create_pcgrad_v1(
+    level: str = "last_layer", rescale: bool = True, seed: int = 0
+) -> GradientBalancer:
+    """Take from each task's gradient what goes against another's: Yu et al. (2020), "Gradient
+    Surgery for Multi-Task Learning", algorithm 1.
+
+    level (str): Where conflicts are looked for: "features", the token matrix, which sees none
+        between tasks that are labelled on different docs; "last_layer", the weights of the
+        encoder's last layer; "params", all its weights, at a backward for each task.
+    rescale (bool): Whether to give the result the norm of the plain sum, at that level, so that
+        the learning rate means the same.
+    seed (int): Of the order in which tasks are compared.
+    RAISES (ValueError): M024 for an unknown level; in training M023 if a package is missing and
+        M025 if the encoder has no such level.
+    """
+    return TorchJD("PCGrad", level, rescale, seed)
+
+
+def create_gradvac_v1(
+    beta: float = 0.01, level: str = "last_layer", rescale: bool = True, seed: int = 0
+) -> GradientBalancer:
+    """Turn each task's gradient towards the others', to their mean cosine so far: Wang et al.
+    (2021), "Gradient Vaccine", algorithm 1.
+
+    beta (float): How much of a cosine goes into its mean, from 0, which is PCGrad, to 1.
+    level, rescale, seed: As in `spacy-mtl.PCGrad.v1`.
+    RAISES (ValueError): M022 for another beta; M024 and M025 as in `spacy-mtl.PCGrad.v1`.
+    """
+    return GradVac(beta, level, rescale, seed)
+
+
+def create_cagrad_v1(
+    c: float = 0.4, level: str = "last_layer", rescale: bool = True
+) -> GradientBalancer:
+    """Help the task that gains least, near the mean gradient: Liu et al. (2021), "Conflict-Averse
+    Gradient Descent", algorithm 1.
+
+    c (float): How far from the mean gradient, in parts of its norm; >= 0.
+    level, rescale: As in `spacy-mtl.PCGrad.v1`.
+    RAISES (ValueError): M022 for another c; M023 to M025 as in `spacy-mtl.PCGrad.v1`.
+    """
+    check_setting("c", c, ">= 0", c >= 0)
+    return TorchJD("CAGrad", level, rescale, c=c)
+
+
+def create_mgda_v1(level: str = "last_layer", rescale: bool = True) -> GradientBalancer:
+    """Take the shortest mean of the gradients, which goes against none: Sener and Koltun (2018),
+    "Multi-Task Learning as Multi-Objective Optimization", algorithm 2.
+
+    level, rescale: As in `spacy-mtl.PCGrad.v1`, with the same errors.
+    """
+    return TorchJD("MGDA", level, rescale)
+
+
+def create_imtl_g_v1(level: str = "last_layer", rescale: bool = True) -> GradientBalancer:
+    """Give the result equal projections onto all gradients: IMTL-G, the gradient balance of Liu et
+    al. (2021), "Towards Impartial Multi-task Learning", section 3.1. Weights can be negative; with
+    rescale the result is ConFIG's.
+
+    level, rescale: As in `spacy-mtl.PCGrad.v1`, with the same errors.
+    """
+    return TorchJD("IMTLG", level, rescale)
+
+
+def create_aligned_mtl_v1(level: str = "last_layer", rescale: bool = True) -> GradientBalancer:
+    """Make the gradients orthogonal and of equal norm, as near to themselves as can be: Senushkin
+    et al. (2023), "Independent Component Alignment for Multi-Task Learning", algorithm 1.
+
+    level, rescale: As in `spacy-mtl.PCGrad.v1`, with the same errors.
+    """
+    return TorchJD("AlignedMTL", level, rescale)
+
+
+def create_nash_mtl_v1(level: str = "last_layer", rescale: bool = True) -> GradientBalancer:
+    """Take the tasks' bargaining solution, the weights w with G w = 1 / w for their Gramian G:
+    Navon et al. (2022), "Multi-Task Learning as a Bargaining Game", claim 3.1.
+
+    This is FairGrad's equation for alpha = 1, and is solved as such.
+
+    level, rescale: As in `spacy-mtl.PCGrad.v1`, with the same errors.
+    """
+    return TorchJD("FairGrad", level, rescale, alpha=1.0)
+
+
+def create_upgrad_v1(level: str = "last_layer", rescale: bool = True) -> GradientBalancer:
+    """Project each gradient to where it goes against none, and take the mean: Quinton and Rey
+    (2024), "Jacobian Descent for Multi-Objective Optimization", section 3.
+
+    level, rescale: As in `spacy-mtl.PCGrad.v1`, with the same errors.
+    """
+    return TorchJD("UPGrad", level, rescale)
+
+
+def create_fairgrad_v1(
+    alpha: float = 2.0, level: str = "last_layer", rescale: bool = True
+) -> GradientBalancer:
+    """Share out the tasks' gains fairly: Ban and Ji (2024), "Fair Resource Allocation in
+    Multi-Task Learning", equation 4.
+
+    alpha (float): > 0. With 1 it is Nash-MTL; the higher, the more for the task that gains least.
+    level, rescale: As in `spacy-mtl.PCGrad.v1`.
+    RAISES (ValueError): M022 for another alpha; M023 to M025 as in `spacy-mtl.PCGrad.v1`.
+    """
+    check_setting("alpha", alpha, "> 0", alpha > 0)
+    return TorchJD("FairGrad", level, rescale, alpha=alpha)
+
+
+def create_config_v1(level: str = "last_layer", rescale: bool = True) -> GradientBalancer:
+    """Go where all tasks gain, in proportion to their gradients' norms: Liu, Chu and Thuerey
+    (2024), "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks",
+    equation 2.
+
+    level, rescale: As in `spacy-mtl.PCGrad.v1`, with the same errors.
+    """
+    return ConFIG(level, rescale)
+
+
+def create_graddrop_v1(rescale: bool = True, seed: int = 0) -> GradDrop:
+    """In each component of the token matrix keep gradients of one sign only, drawn by lot: Chen et
+    al. (2020), "Just Pick a Sign", algorithm 1, lines 10 to 15.
+
+    There is no level: the paper too has it at a layer's outputs. The weights that are logged are
+    the shares of the gradients that were kept.
+
+    rescale (bool): Whether to give the result the norm of the plain sum.
+    seed (int): Of the random numbers.
+    """
+    return GradDrop(rescale, seed)

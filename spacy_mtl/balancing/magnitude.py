@@ -1,0 +1,70 @@
+"""Weights that undo how large a task's loss or gradient happens to be."""
+
+import math
+from typing import Any
+
+from ..encoder.hub import TaskBatch
+from .base import EPSILON, ScalarBalancer, check_setting
+
+
+class GeometricMean(ScalarBalancer):
+    """Minimize the geometric mean of the losses, times their number."""
+
+    def weigh(self, batch: TaskBatch) -> dict[str, float]:
+        logs = {task: math.log(max(loss, EPSILON)) for task, loss in batch.losses.items()}
+        mean = sum(logs.values()) / len(logs)
+        return {task: math.exp(mean - log) for task, log in logs.items()}
+
+
+class DBMTL(ScalarBalancer):
+    """Minimize the logarithms of the losses, with gradients of equal norm.
+
+    beta (float): How much of the average of a norm stays in each batch.
+    """
+
+    def __init__(self, beta: float) -> None:
+        check_setting("beta", beta, "from 0 to below 1", 0 <= beta < 1)
+        self.beta = beta
+        self.norms: dict[str, float] = {}
+
+    def weigh(self, batch: TaskBatch) -> dict[str, float]:
+        weights = dict.fromkeys(batch.names, 1.0)
+        active = [task for task in batch.names if batch.norms[task]]
+        for task in active:
+            loss = max(batch.losses[task], EPSILON)
+            norm = batch.norms[task] / loss
+            average = self.beta * self.norms.get(task, norm) + (1 - self.beta) * norm
+            self.norms[task] = average
+            weights[task] = 1 / (loss * average)
+        plain = sum(batch.norms[task] for task in active)
+        weighted = sum(weights[task] * batch.norms[task] for task in active)
+        return weights | {task: weights[task] * plain / weighted for task in active}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"norms": dict(self.norms)}
+
+    def from_dict(self, state: dict[str, Any]) -> None:
+        self.norms = dict(state.get("norms", {}))
+
+
+def create_geometric_mean_v1() -> GeometricMean:
+    """Minimize the geometric mean of the losses: Chennupati et al. (2019), "MultiNet++", whose
+    geometric loss strategy it is.
+
+    It is taken times the number of tasks, so that tasks with equal losses have the weight 1.
+    """
+    return GeometricMean()
+
+
+def create_db_mtl_v1(beta: float = 0.9) -> DBMTL:
+    """Minimize the logarithms of the losses, with gradients of equal norm: Lin et al. (2023),
+    "Dual-Balancing for Multi-Task Learning", algorithm 1.
+
+    The paper averages gradients over batches. At the token matrix each batch has rows of its own,
+    so here their norms are averaged. And the sum of the norms stays that of the plain sum, where
+    the paper gives each task the largest, which would change the learning rate.
+
+    beta (float): How much of the average of a norm stays in each batch, from 0 to below 1.
+    RAISES (ValueError): M022 for another beta.
+    """
+    return DBMTL(beta)

@@ -1,0 +1,213 @@
+"""Weights that are shares of a whole: as many as there are tasks, 1 on average."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy
+
+from ..encoder.hub import TaskBatch
+from .base import EPSILON, RandomBalancer, ScalarBalancer, check_setting, share
+
+
+class RandomWeights(RandomBalancer):
+    """Draw new weights for each batch."""
+
+    def weigh(self, batch: TaskBatch) -> dict[str, float]:
+        logits = numpy.random.default_rng(self.draw_seeds()).normal(size=len(batch.names))
+        return share(dict(zip(sorted(batch.names), logits.tolist(), strict=True)))
+
+
+class DynamicWeightAverage(ScalarBalancer):
+    """Give more to a task whose mean loss has fallen less from the window before last to the last.
+
+    window (int): Updates over which a loss is averaged.
+    temperature (float): The higher, the more even the weights.
+    """
+
+    def __init__(self, window: int, temperature: float) -> None:
+        check_setting("window", window, ">= 1", window >= 1)
+        check_setting("temperature", temperature, "> 0", temperature > 0)
+        self.window, self.temperature = window, temperature
+        self.steps = 0
+        self.sums: dict[str, tuple[float, int]] = {}
+        self.means: dict[str, list[float]] = {}  # the last and the one before
+
+    def weigh(self, batch: TaskBatch) -> dict[str, float]:
+        add_losses(self.sums, batch)
+        return share({task: self._get_rate(task) / self.temperature for task in batch.names})
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps % self.window == 0:
+            for task, (total, n) in self.sums.items():
+                self.means[task] = [*self.means.get(task, []), total / n][-2:]
+            self.sums = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "sums": dict(self.sums), "means": dict(self.means)}
+
+    def from_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state.get("steps", 0)
+        self.sums = {task: (total, n) for task, (total, n) in state.get("sums", {}).items()}
+        self.means = dict(state.get("means", {}))
+
+    def _get_rate(self, task: str) -> float:
+        means = self.means.get(task, [])
+        return means[1] / max(means[0], EPSILON) if len(means) == 2 else 1.0
+
+
+class LearnedShares(ScalarBalancer):
+    """Weights that come of logits, which learn by gradient descent.
+
+    learn_rate (float): Step size of the logits.
+    """
+
+    def __init__(self, learn_rate: float) -> None:
+        check_setting("learn_rate", learn_rate, "> 0", learn_rate > 0)
+        self.learn_rate = learn_rate
+        self.logits: dict[str, float] = {}
+        self.losses: dict[str, float] = {}  # that the later ones are compared with
+        self._gradients: dict[str, float] = {}
+
+    def get_shares(self, tasks: Iterable[str]) -> dict[str, float]:
+        return share({task: self.logits.get(task, 0.0) for task in tasks})
+
+    def add_gradient(self, d_weights: dict[str, float]) -> None:
+        """Keep what a gradient of the weights is at the logits."""
+        weights = self.get_shares(d_weights)
+        mean = sum(weights[task] * d for task, d in d_weights.items()) / len(weights)
+        for task, d in d_weights.items():
+            self._gradients[task] = self._gradients.get(task, 0.0) + weights[task] * (d - mean)
+
+    def step(self) -> None:
+        for task, gradient in self._gradients.items():
+            self.logits[task] = self.logits.get(task, 0.0) - self.learn_rate * gradient
+        self._gradients = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"logits": dict(self.logits), "losses": dict(self.losses)}
+
+    def from_dict(self, state: dict[str, Any]) -> None:
+        self.logits = dict(state.get("logits", {}))
+        self.losses = dict(state.get("losses", {}))
+
+
+class GradNorm(LearnedShares):
+    """Learn weights that bring the norms of the tasks' gradients to their mean, and above it for
+    tasks that have learnt less than the others.
+
+    alpha (float): How much to favour those; 0 for equal norms.
+    """
+
+    def __init__(self, learn_rate: float, alpha: float) -> None:
+        super().__init__(learn_rate)
+        self.alpha = alpha
+
+    def weigh(self, batch: TaskBatch) -> dict[str, float]:
+        weights = self.get_shares(batch.names)
+        norms = {task: weights[task] * batch.norms[task] for task in batch.names}
+        # What is left of each loss since its first batch.
+        left = {
+            task: max(loss, 0.0) / max(self.losses.setdefault(task, loss), EPSILON)
+            for task, loss in batch.losses.items()
+        }
+        mean_norm, mean_left = (max(sum(v.values()) / len(v), EPSILON) for v in (norms, left))
+        d_weights = {}
+        for task in batch.names:
+            error = norms[task] / mean_norm - (left[task] / mean_left) ** self.alpha
+            # In units of the mean norm, so that the step size does not depend on it.
+            d_weights[task] = math.copysign(batch.norms[task] / mean_norm, error)
+        self.add_gradient(d_weights)
+        return weights
+
+
+class FAMO(LearnedShares):
+    """Weight the tasks so that their losses fall at the same rate.
+
+    decay (float): Pulls the logits to 0, in each step by this share of the step size.
+    """
+
+    def __init__(self, learn_rate: float, decay: float) -> None:
+        super().__init__(learn_rate)
+        check_setting("decay", decay, ">= 0", decay >= 0)
+        self.decay = decay
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def weigh(self, batch: TaskBatch) -> dict[str, float]:
+        add_losses(self._sums, batch)
+        shares = self.get_shares(batch.names)
+        weights = {task: shares[task] / max(batch.losses[task], EPSILON) for task in shares}
+        mean = sum(weights.values()) / len(weights)
+        return {task: weight / mean for task, weight in weights.items()}
+
+    def step(self) -> None:
+        losses = {task: max(total / n, EPSILON) for task, (total, n) in self._sums.items()}
+        falls = {
+            t: math.log(self.losses[t] / loss) for t, loss in losses.items() if t in self.losses
+        }
+        if falls:
+            self.add_gradient({task: fall / len(falls) for task, fall in falls.items()})
+        for task in falls:
+            self._gradients[task] += self.decay * self.logits.get(task, 0.0)
+        super().step()
+        self.losses.update(losses)
+        self._sums = {}
+
+
+def add_losses(sums: dict[str, tuple[float, int]], batch: TaskBatch) -> None:
+    """Add a batch's losses to the sums, and to the numbers of what they are sums of."""
+    for task, loss in batch.losses.items():
+        total, n = sums.get(task, (0.0, 0))
+        sums[task] = (total + loss, n + 1)
+
+
+def create_random_weights_v1(seed: int = 0) -> RandomWeights:
+    """Weight the tasks at random, by a softmax over normal numbers: Lin et al. (2022), "Reasonable
+    Effectiveness of Random Weighting", algorithm 2.
+
+    seed (int): Of the random numbers.
+    """
+    return RandomWeights(seed)
+
+
+def create_dynamic_weight_average_v1(
+    window: int = 100, temperature: float = 2.0
+) -> DynamicWeightAverage:
+    """Weight the tasks by how slowly their losses fall: Liu, Johns and Davison (2019), "End-to-End
+    Multi-Task Learning with Attention", equation 7.
+
+    window (int): Updates over which a loss is averaged; the paper has an epoch. All weights are 1
+        in the first two.
+    temperature (float): The higher, the more even the weights.
+    RAISES (ValueError): M022 for a window < 1 or a temperature that is not > 0.
+    """
+    return DynamicWeightAverage(window, temperature)
+
+
+def create_gradnorm_v1(learn_rate: float = 0.025, alpha: float = 1.5) -> GradNorm:
+    """Learn weights that balance the tasks' gradient norms and training rates: Chen et al. (2018),
+    "GradNorm", equation 2, with a softmax in place of the renormalization.
+
+    The norms are those at the token matrix, where the paper has the last shared layer's weights.
+
+    learn_rate (float): Step size of the logits.
+    alpha (float): How much to favour tasks that have learnt less; 0 for equal norms.
+    RAISES (ValueError): M022 for a learn_rate that is not > 0.
+    """
+    return GradNorm(learn_rate, alpha)
+
+
+def create_famo_v1(learn_rate: float = 1.0, decay: float = 0.001) -> FAMO:
+    """Weight the tasks so that their losses fall at the same rate: Liu et al. (2023), "FAMO: Fast
+    Adaptive Multitask Optimization", algorithm 1.
+
+    How much an update has lowered a loss is read from the next batch, not from another pass over
+    the same one. What this adds in noise does not pile up: the falls sum to that from the first
+    batch to the last.
+
+    learn_rate (float): Step size of the logits.
+    decay (float): Pulls the logits to 0, in each step by this share of the step size.
+    RAISES (ValueError): M022 for a learn_rate that is not > 0 or a decay < 0.
+    """
+    return FAMO(learn_rate, decay)
