@@ -7,7 +7,12 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from spacy.cli._util import import_code, parse_config_overrides, show_validation_error
+from spacy.cli._util import (
+    import_code,
+    parse_config_overrides,
+    setup_gpu,
+    show_validation_error,
+)
 from spacy.language import Language
 from spacy.schemas import ConfigSchemaTraining
 from spacy.tokens import Doc
@@ -94,6 +99,7 @@ def debug_cli(
     code_path: Annotated[
         Path | None, Option("--code", "-c", help="Python file with registered functions to import")
     ] = None,
+    gpu_id: Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")] = -1,
 ) -> None:
     """
     Look at the data and the pipeline of a config before an hour is spent on training.
@@ -104,6 +110,7 @@ def debug_cli(
     """
     overrides = parse_config_overrides(ctx.args)
     import_code(code_path)
+    setup_gpu(gpu_id)
     try:
         with show_validation_error(config_path):
             findings = debug(load_config(config_path, overrides=overrides, interpolate=False))

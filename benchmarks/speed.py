@@ -1,0 +1,453 @@
+"""How fast spacy-mtl is, against stock spacy-transformers and against the encoder alone.
+
+    python benchmarks/speed.py PIPELINE --data CORPUS_DIR
+
+PIPELINE is a trained pipeline of configs/mtl_cpu.cfg (or mtl_gpu.cfg with --device cuda). Every
+contender is a process of its own, with the encoder's weights from PIPELINE; they take turns, so
+that what else the machine does falls on all of them. Prints the table and writes it as Markdown
+and JSON. CORPUS_DIR holds {gum,ewt}_test.spacy and gum_train.spacy.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from itertools import chain, cycle, islice
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+HEADS = ("tagger", "ner", "textcat")
+Texts = list[tuple[list[str], list[bool]]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pipeline", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--peer", help="python of an environment with edsnlp: see peer.py")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--output", type=Path, default=Path("metrics/speed"))
+    args = parser.parse_args()
+    rows = []
+    for part in args.parts:
+        for row in PARTS[part](args):
+            rows.append(row)
+            print(" | ".join(map(str, row.values())), flush=True)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.with_suffix(".json").write_text(
+        json.dumps({"machine": machine(args), "rows": rows})
+    )
+    text = f"{machine(args)}\n\n| what | figure | against | ratio |\n|---|---|---|---|\n"
+    text += "".join(f"| {' | '.join(map(str, row.values()))} |\n" for row in rows)
+    args.output.with_suffix(".md").write_text(text)
+
+
+# The parts of the table. Each yields rows.
+
+
+def prediction(args: argparse.Namespace) -> Iterable[dict]:
+    for corpus in ("gum", "ewt"):
+        for shape, merge in (("120-word docs", 1), ("1,000-word docs", 9)):
+            texts = read(args.data / f"{corpus}_test.spacy", merge)
+            where = f"{corpus.upper()}, {shape}"
+            with Contenders(args, texts) as contenders:
+                for size in (32, 128, 512):
+                    contenders.add(f"stock {size}", load_stock, batch_size=size)
+                best = max(contenders.names, key=lambda name: contenders.run(1)[name])
+                for name in set(contenders.names) - {best}:
+                    contenders.drop(name)
+                contenders.add("float32", load_ours, precision="float32")
+                contenders.add("auto", load_ours, precision="auto")
+                contenders.add("bare float32", load_bare, precision="float32")
+                contenders.add("bare auto", load_bare, precision="auto")
+                speed = contenders.run(args.repeats)
+                peak = contenders.peaks()
+            for precision in ("float32", "auto"):
+                what = f"prediction, {precision}: {where}"
+                yield row(f"{what}, words/s", speed[precision], best, speed[best])
+                bare = f"bare {precision}"
+                yield row(f"{what}, words/s", speed[precision], bare, speed[bare])
+                yield row(f"{what}, peak MB", peak[precision], best, peak[best])
+
+
+def heads(args: argparse.Namespace) -> Iterable[dict]:
+    texts = read(args.data / "gum_test.spacy", 1)
+    with Contenders(args, texts) as contenders:
+        contenders.add("all", load_ours, precision="auto")
+        for head in HEADS:
+            contenders.add(head, load_ours, precision="auto", only=[head])
+        contenders.add("8 heads", load_ours, precision="auto", n_heads=8)
+        speed = contenders.run(args.repeats)
+    single = 1 / sum(1 / speed[head] for head in HEADS)
+    yield row("three heads, words/s", speed["all"], "three pipelines", single)
+    yield row("8 heads, words/s", speed["8 heads"], "1 head (tagger)", speed["tagger"])
+
+
+def peer(args: argparse.Namespace) -> Iterable[dict]:
+    if args.peer is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_ours(args, "auto").get_pipe("transformer").model
+        model.transformer.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+        for shape, merge in (("120-word docs", 1), ("1,000-word docs", 9)):
+            corpus = args.data / "gum_test.spacy"
+            command = [args.peer, str(ROOT / "benchmarks" / "peer.py"), folder, str(corpus)]
+            command += ["--merge", str(merge), "--threads", str(args.threads)]
+            theirs = []
+            with Contenders(args, read(corpus, merge)) as contenders:
+                contenders.add("auto", load_ours, precision="auto")
+                ours = []
+                for _ in range(args.repeats):
+                    ours.append(contenders.run(1)["auto"])
+                    found = subprocess.run(command, check=True, capture_output=True, text=True)
+                    theirs.append(float(found.stdout.split()[-1]))
+            yield row(f"three heads, {shape}, words/s", median(ours), "EDS-NLP", median(theirs))
+
+
+def training(args: argparse.Namespace) -> Iterable[dict]:
+    with Contenders(args, []) as contenders:
+        contenders.add("stock", load_training, config="stock.cfg")
+        for precision in ("float32", "auto"):
+            contenders.add(precision, load_training, config="mtl_cpu.cfg", precision=precision)
+        speed = contenders.run(args.repeats)
+        peak = contenders.peaks()
+    for name in ("float32", "auto"):
+        yield row(f"training, {name}: words/s", speed[name], "stock", speed["stock"])
+        yield row(f"training, {name}: peak MB", peak[name], "stock", peak["stock"])
+    with Contenders(args, []) as contenders:
+        contenders.add("1 head", load_training, config="mtl_cpu.cfg", only=["tagger"])
+        contenders.add("8 heads", load_training, config="mtl_cpu.cfg", n_heads=8)
+        speed = contenders.run(args.repeats)
+    yield row("training, 8 heads: words/s", speed["8 heads"], "1 head", speed["1 head"])
+
+
+def lengths(args: argparse.Namespace) -> Iterable[dict]:
+    texts = read(args.data / "gum_train.spacy", 1)
+    words, spaces = (list(chain.from_iterable(text[i] for text in texts)) for i in (0, 1))
+    speed, peak = {}, {}
+    for length in (100, 1000, 10000, 100000):
+        cut = [(words[i : i + length], spaces[i : i + length]) for i in range(0, 100000, length)]
+        with Contenders(args, cut) as contenders:
+            contenders.add("auto", load_ours, precision="auto")
+            speed[length] = contenders.run(args.repeats)["auto"]
+            peak[length] = contenders.peaks()["auto"]
+    for length in (100, 1000, 10000, 100000):
+        yield row(f"docs of {length:,} words, words/s", speed[length], "docs of 100", speed[100])
+        yield row(f"docs of {length:,} words, peak MB", peak[length], "docs of 100", peak[100])
+
+
+def startup(args: argparse.Namespace) -> Iterable[dict]:
+    with tempfile.TemporaryDirectory() as folder:
+        load_stock(args, 128).to_disk(folder)
+        commands = {
+            "import spacy": "import spacy",
+            # what the entry points of a plugin cost, if anything
+            "import spacy, without entry points": "import importlib.metadata as m; "
+            "m.entry_points = lambda **kw: m.EntryPoints(); import spacy",
+            "spacy.load": f"import spacy; spacy.load({str(args.pipeline)!r})",
+            "spacy.load, stock": f"import spacy; spacy.load({folder!r})",
+        }
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(args.repeats):
+            for name, code in commands.items():
+                start = time.perf_counter()
+                subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+                times[name].append(time.perf_counter() - start)
+    mine, bare, load, stock = (round(median(t), 3) for t in times.values())
+    yield row("import spacy, seconds", mine, "without entry points", bare)
+    yield row("spacy.load, seconds", load, "stock", stock)
+
+
+def scores(args: argparse.Namespace) -> Iterable[dict]:
+    """What bfloat16 costs in points, and how far features are from stock's at its spans."""
+    from spacy.training import Corpus
+
+    found = {}
+    for precision in ("float32", "auto"):
+        nlp = load_ours(args, precision)
+        found[precision] = nlp.evaluate(list(Corpus(args.data / "gum_test.spacy")(nlp)))
+    for key in ("tag_acc", "ents_f", "cats_score"):
+        mine, theirs = (round(100 * found[p][key], 2) for p in ("auto", "float32"))
+        yield {"what": key, "figure": mine, "against": f"float32: {theirs}", "ratio": ""}
+    yield {
+        "what": "largest difference of float32 features",
+        "figure": f"{feature_difference(args):.1e}",
+        "against": "stock, 128/96 spans",
+        "ratio": "",
+    }
+
+
+PARTS = {
+    "prediction": prediction,
+    "heads": heads,
+    "peer": peer,
+    "training": training,
+    "lengths": lengths,
+    "startup": startup,
+    "scores": scores,
+}
+
+
+class Contenders:
+    """Processes that take turns."""
+
+    def __init__(self, args: argparse.Namespace, texts: Texts) -> None:
+        self.args, self.texts = args, texts
+        self.pools: dict[str, ProcessPoolExecutor] = {}
+
+    def __enter__(self) -> "Contenders":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for name in list(self.pools):
+            self.drop(name)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.pools)
+
+    def add(self, name: str, load: Any, **settings: Any) -> None:
+        pool = ProcessPoolExecutor(1, get_context("spawn"))
+        self.pools[name] = pool
+        pool.submit(begin, load, self.args, self.texts, settings).result()
+
+    def drop(self, name: str) -> None:
+        self.pools.pop(name).shutdown()
+
+    def run(self, repeats: int) -> dict[str, float]:
+        """RETURNS (Dict[str, float]): The median of each contender's words per second."""
+        speeds: dict[str, list[float]] = {name: [] for name in self.pools}
+        for _ in range(repeats):
+            for name, pool in self.pools.items():
+                speeds[name].append(pool.submit(go).result())
+        return {name: median(found) for name, found in speeds.items()}
+
+    def peaks(self) -> dict[str, float]:
+        return {name: pool.submit(peak_mb).result() for name, pool in self.pools.items()}
+
+
+# What runs in a contender's process.
+
+STATE: dict[str, Any] = {}
+
+
+def begin(load: Any, args: argparse.Namespace, texts: Texts, settings: dict[str, Any]) -> None:
+    STATE["run"] = load(args, **settings)
+    STATE["texts"] = texts
+    go()  # the first run warms up
+
+
+def go() -> float:
+    import spacy
+
+    run, texts = STATE["run"], STATE["texts"]
+    if not isinstance(run, spacy.Language):
+        return run(texts)
+    docs = [spacy.tokens.Doc(run.vocab, words=words, spaces=spaces) for words, spaces in texts]
+    n_words = sum(map(len, docs))
+    start = time.perf_counter()
+    for _ in run.pipe(docs):
+        pass
+    return n_words / (time.perf_counter() - start)
+
+
+def peak_mb() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+
+
+def prepare(args: argparse.Namespace) -> Any:
+    import spacy
+    import torch
+
+    torch.set_num_threads(args.threads)
+    if args.device == "cuda":
+        spacy.require_gpu()
+    return spacy
+
+
+def load_ours(
+    args: argparse.Namespace,
+    precision: str,
+    only: Iterable[str] = HEADS,
+    n_heads: int = 0,
+) -> Any:
+    nlp = prepare(args).load(args.pipeline, exclude=[h for h in HEADS if h not in only])
+    nlp.get_pipe("transformer").model.attrs["precision"] = precision
+    for i, head in zip(range(n_heads - len(HEADS)), cycle(HEADS), strict=False):
+        source = prepare(args).load(args.pipeline)  # another each time: a pipe is not copied
+        nlp.add_pipe(head, name=f"{head}_{i}", source=source)
+    nlp._link_components()
+    return nlp
+
+
+def load_stock(args: argparse.Namespace, batch_size: int) -> Any:
+    """Stock spaCy's components over the same weights of the encoder."""
+    spacy = prepare(args)
+    from spacy.training.initialize import init_nlp
+
+    hf = spacy.load(args.pipeline).get_pipe("transformer").model.transformer
+    nlp = init_nlp(training_config(args, "stock.cfg"))
+    nlp.get_pipe("transformer").model.transformer.load_state_dict(hf.state_dict())
+    nlp.batch_size = batch_size
+    return nlp
+
+
+def load_bare(args: argparse.Namespace, precision: str) -> Any:
+    """The encoder alone, as fast as it goes: from text to hidden states, without docs or heads."""
+    import torch
+
+    from spacy_mtl.encoder.kernels import CpuKernels
+    from spacy_mtl.encoder.precision import cast, get_dtype
+    from spacy_mtl.encoder.wordpieces import batch_by_length, cut, offsets, tokenize
+
+    model = load_ours(args, precision).get_pipe("transformer").model
+    module = model.transformer.eval()
+    device = module.device
+    module = cast(module, get_dtype(precision, device))
+    kernels, budget = CpuKernels(), model.attrs["max_batch_items"]
+
+    def run(texts: Texts) -> float:
+        start = time.perf_counter()
+        strings = ["".join(w + " " * s for w, s in zip(*text, strict=True)) for text in texts]
+        lengths, ids, _, _ = tokenize(model.tokenizer, strings)
+        bounds = offsets([0]) if not len(ids) else cut(lengths, 200)
+        sizes = bounds[1:] - bounds[:-1]
+        with torch.inference_mode(), kernels:
+            for batch, length in batch_by_length(sizes, budget, 512):
+                rows = torch.zeros(len(batch), length, dtype=torch.int64)
+                for row, s in zip(rows, batch.tolist(), strict=True):
+                    row[: sizes[s]] = torch.from_numpy(ids[bounds[s] : bounds[s + 1]])
+                mask = torch.arange(length) < torch.from_numpy(sizes[batch])[:, None]
+                module(input_ids=rows.to(device), attention_mask=mask.long().to(device))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return sum(len(words) for words, _ in texts) / (time.perf_counter() - start)
+
+    return run
+
+
+def load_training(
+    args: argparse.Namespace,
+    config: str,
+    precision: str = "auto",
+    only: Iterable[str] = HEADS,
+    n_heads: int = 0,
+) -> Any:
+    """RETURNS (Callable): Makes three updates, as `spacy train` does, and returns words/s."""
+    prepare(args)
+    from spacy.training.initialize import init_nlp
+    from spacy.util import registry
+
+    loaded = training_config(args, config)
+    if config != "stock.cfg":
+        loaded["components"]["transformer"]["model"]["precision"] = precision
+        loaded["components"]["transformer"]["balancer"]["weights"] = {}
+    loaded["nlp"]["pipeline"] = ["transformer", *only]
+    for head in set(HEADS) - set(only):
+        del loaded["components"][head]
+    for i, head in zip(range(n_heads - len(HEADS)), cycle(HEADS), strict=False):
+        loaded["components"][f"{head}_{i}"] = loaded["components"][head]
+        loaded["nlp"]["pipeline"].append(f"{head}_{i}")
+    nlp = init_nlp(loaded)
+    T = registry.resolve(nlp.config.interpolate()["training"])
+    C = registry.resolve(nlp.config.interpolate()["corpora"])
+    batches = T["batcher"](cycle(list(islice(C["train"](nlp), 300))))
+
+    def run(_: Texts) -> float:
+        three = list(islice(batches, 3))
+        start = time.perf_counter()
+        for batch in three:
+            nlp.update(batch, drop=0.1, sgd=False)
+            for _name, pipe in nlp.pipeline:
+                pipe.finish_update(T["optimizer"])
+            T["optimizer"].step_schedules()
+        return sum(len(eg) for batch in three for eg in batch) / (time.perf_counter() - start)
+
+    return run
+
+
+def training_config(args: argparse.Namespace, name: str) -> Any:
+    from spacy.util import load_config
+
+    from spacy_mtl.pretrained import embedded_minilm
+
+    return load_config(
+        ROOT / "configs" / name,
+        overrides={
+            "paths.encoder": str(embedded_minilm()),
+            "paths.train": str(args.data / "gum_train.spacy"),
+            "paths.dev": str(args.data / "gum_test.spacy"),
+        },
+    )
+
+
+def feature_difference(args: argparse.Namespace) -> float:
+    import numpy
+    from spacy.tokens import Doc
+    from spacy_transformers.layers.trfs2arrays import trfs2arrays
+    from thinc.api import reduce_mean
+
+    stock = load_stock(args, 128)
+    ours = load_ours(args, "float32").get_pipe("transformer").model
+    theirs = stock.get_pipe("transformer").model
+    ours.attrs["get_spans"] = theirs.attrs["get_spans"]
+    texts = read(args.data / "gum_test.spacy", 9)[:5]
+    docs = [Doc(stock.vocab, words=words, spaces=spaces) for words, spaces in texts]
+    rows = trfs2arrays(reduce_mean(), 1.0).predict(theirs.predict(docs).doc_data)
+    return float(numpy.abs(ours.predict(docs).data - numpy.concatenate(rows)).max())
+
+
+def read(path: Path, merge: int) -> Texts:
+    """RETURNS (List[Tuple[List[str], List[bool]]]): Words and spaces of docs, so many in one."""
+    import spacy
+    from spacy.tokens import DocBin
+
+    docs = list(DocBin().from_disk(path).get_docs(spacy.blank("en").vocab))
+    texts = []
+    for i in range(0, len(docs), merge):
+        tokens = [token for doc in docs[i : i + merge] for token in doc]
+        texts.append(([t.text for t in tokens], [bool(t.whitespace_) for t in tokens]))
+    return texts
+
+
+def row(what: str, figure: float, against: str, other: float) -> dict:
+    return {
+        "what": what,
+        "figure": f"{figure:,.0f}" if figure > 100 else figure,
+        "against": f"{against}: " + (f"{other:,.0f}" if other > 100 else str(other)),
+        "ratio": f"{figure / other:.2f}",
+    }
+
+
+def machine(args: argparse.Namespace) -> str:
+    import spacy
+    import torch
+    import transformers
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(": ")[1] for line in lines if "model name" in line), "")
+    device = torch.cuda.get_device_name() if args.device == "cuda" else cpu
+    return (
+        f"{device}, {args.threads} threads, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, spaCy {spacy.__version__}, spacy-transformers "
+        f"{version('spacy-transformers')}, transformers {transformers.__version__}"
+    )
+
+
+if __name__ == "__main__":
+    main()
