@@ -73,6 +73,10 @@ class Errors(metaclass=_WithCodes):
         "norm of the gradient {norm}. Check its labels, lower the learning rates, or set precision "
         '= "float32".'
     )
+    M027 = (
+        "spacy-mtl.EarlyStopping.v1 can't stop tasks of {balancer}, which gives them no weights. "
+        "Take another balancer."
+    )
     M030 = "Unknown scheme '{scheme}'. Choose from: {schemes}."
     M031 = (
         "label_smoothing = {label_smoothing} has no meaning for a CRF, which scores whole "
@@ -97,6 +101,15 @@ class Errors(metaclass=_WithCodes):
         "such as {names}."
     )
     M042 = "Unknown progress_bar '{value}'. Choose from: 'eval', 'train', null."
+    M043 = (
+        "TaskCheckpoints is to follow '{key}' for '{task}', which is not there. The components "
+        "that train are {tasks}, and their scores {keys}."
+    )
+    M045 = "{name} = {value!r} in the optimizer. Give a number {bound}."
+    M046 = (
+        "The encoder {encoder} has no list of layers that could learn at rates or times of their "
+        "own. Set layer_decay = 1.0 and unfreeze_steps = 0 in the optimizer."
+    )
     # M1xx corpora and converters
     M120 = (
         "Unknown sampling '{sampling}'. Choose from: 'proportional', 'uniform', 'temperature', "
@@ -201,8 +214,8 @@ class Errors(metaclass=_WithCodes):
         "`spacy train`, or the JSON file of `spacy evaluate --output`."
     )
     M231 = (
-        "{path}, line {n}, is not what spacy-mtl.ProgressLogger.v1 writes: {error}. Take the file "
-        "out of the folder, or train again."
+        "{path} is not what spacy-mtl.ProgressLogger.v1 writes: {error}. Remove it, or "
+        "train again."
     )
     M232 = (
         "{path} holds several files of the same kind: {names}. Leave the one that belongs to "
@@ -229,6 +242,16 @@ class Errors(metaclass=_WithCodes):
         "The task '{task}' was trained alone in several settings: {settings}. Give the runs of the "
         "one to compare with."
     )
+    M240 = (
+        "There are no two tasks to compare. Put at least two heads of spacy-mtl behind one "
+        "mtl_transformer, and freeze none of them. The pipeline is {pipes}, frozen: {frozen}."
+    )
+    M241 = "Training would not end. Give --steps, or set max_steps in [training]."
+    M242 = (
+        "Training has ended before the first look, after {every} updates, or no task had a "
+        "gradient. Give a smaller --every or more --steps."
+    )
+    M243 = "{n} tasks can be split in too many ways to try all. Compare at most {most} at a time."
 
 
 class Warnings(metaclass=_WithCodes):

@@ -60,10 +60,42 @@ def get_weights(module: torch.nn.Module, level: str) -> list[torch.nn.Parameter]
     """
     parts = [module]
     if level == "last_layer":
-        lists = [m for m in module.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
-        largest = sorted(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()))[-1:]
-        parts = [layers[-1] for layers in largest]
+        parts = [layers[-1] for layers in get_layer_lists(module)[-1:]]
     found = [p for part in parts for p in part.parameters() if p.requires_grad]
     if not found:
         raise ValueError(Errors.M025.format(encoder=type(module).__name__, level=level))
+    return found
+
+
+def get_layer_lists(module: torch.nn.Module) -> list[torch.nn.ModuleList]:
+    """RETURNS (List[torch.nn.ModuleList]): All lists of modules; the last one, the largest, is that
+    of the encoder's layers. ALBERT's has one layer, which is read again and again.
+    """
+    lists = [m for m in module.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
+    return sorted(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()))
+
+
+def get_depths(module: torch.nn.Module) -> dict[str, int]:
+    """Count the layers up to each parameter.
+
+    RETURNS (Dict[str, int]): 0 for embeddings and all else before the first of n layers, 1 to n for
+        the layers, n for what follows them, such as a pooler.
+    RAISES (ValueError): M046 if the encoder has no list of layers.
+    """
+    lists = get_layer_lists(module)
+    if not lists:
+        raise ValueError(Errors.M046.format(encoder=type(module).__name__))
+    n = len(lists[-1])
+    depths = {
+        id(p): i
+        for layers in lists
+        if len(layers) == n  # XLM lists the parts of its layers apart
+        for i, layer in enumerate(layers, 1)
+        for p in layer.parameters()
+    }
+    # Positions relative to each other, of which all layers read, may stand behind the layers.
+    depths |= {id(m.weight): 0 for m in module.modules() if isinstance(m, torch.nn.Embedding)}
+    found: dict[str, int] = {}
+    for name, parameter in module.named_parameters():
+        found[name] = depths.get(id(parameter), n if any(found.values()) else 0)
     return found

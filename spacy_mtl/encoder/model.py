@@ -1,8 +1,8 @@
 """The shared transformer: docs in, one row per token out, one backward for all of them."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy
@@ -135,6 +135,24 @@ class EncoderShim(HFShim):
             super().finish_update(optimizer)
         self._model.zero_grad(set_to_none=True)
         self.for_prediction.forget()
+
+    @contextmanager
+    def use_params(self, params: dict[Any, Any]) -> Iterator[None]:
+        """Put other weights in the place of the encoder's for a while, without copies.
+
+        params (dict): Arrays or tensors by the names that thinc gives to a shim's weights, such as
+            the averages of an optimizer. Weights that have none there stay.
+        """
+        keys = {f"pytorch_{self.id}_{name}": p for name, p in self._model.named_parameters()}
+        kept = [(p, p.data) for key, p in keys.items() if key in params]
+        try:
+            for key, p in keys.items():
+                if key in params:
+                    p.data = torch.as_tensor(params[key], dtype=p.dtype, device=p.device)
+            yield
+        finally:
+            for p, data in kept:
+                p.data = data
 
 
 def build_shared_transformer_v1(

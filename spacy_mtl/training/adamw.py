@@ -5,9 +5,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from thinc.api import Model, Optimizer
+from thinc.api import Model, Optimizer, torch2xp
 from thinc.types import FloatsXd, Generator
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..encoder.levels import get_depths
 from ..errors import Errors
 
 FloatOrSchedule = float | list[float] | Generator
@@ -27,7 +29,14 @@ class AdamW(Optimizer):
     beta1, beta2, eps (float): As in Adam.
     freeze (Sequence[str]): Patterns, with * and ?, of names of encoder parameters that stay as
         they are.
+    layer_decay (float): Each encoder layer learns at this share of the rate of the layer above it.
+    unfreeze_steps (int): The encoder's last layer learns after so many updates, each layer below
+        after so many more, the embeddings last; 0 for all from the start.
+    average (float): The decay of an exponential moving average of all weights, in `averages`; 0 for
+        none.
     """
+
+    averages: dict[Any, Any] | None
 
     def __init__(
         self,
@@ -39,6 +48,9 @@ class AdamW(Optimizer):
         beta2: float,
         eps: float,
         freeze: Sequence[str],
+        layer_decay: float = 1.0,
+        unfreeze_steps: int = 0,
+        average: float = 0.0,
     ) -> None:
         super().__init__(
             learn_rate,
@@ -48,11 +60,12 @@ class AdamW(Optimizer):
             beta1=beta1,
             beta2=beta2,
             eps=eps,
-            use_averages=False,
+            use_averages=bool(average),
         )
         self.encoder_learn_rate = 0.0
         self._set_attr_or_schedule("encoder_learn_rate", encoder_learn_rate)
         self.freeze = list(freeze)
+        self.layer_decay, self.unfreeze_steps, self.average = layer_decay, unfreeze_steps, average
         self.modules: dict[int, tuple[torch.nn.Module, torch.optim.Optimizer]] = {}
 
     def __call__(
@@ -60,17 +73,26 @@ class AdamW(Optimizer):
     ) -> tuple[FloatsXd, FloatsXd]:
         """Update one array of a head: the thinc way."""
         decay, self.L2 = self.L2, self.L2 if weights.ndim > 1 else 0.0
+        averages, self.averages = self.averages, None  # thinc's own would begin at 0
+        first: Any = weights.copy() if averages is not None and not self.nr_update[key] else None
         try:
-            return super().__call__(key, weights, gradient, lr_scale=lr_scale)
+            weights, gradient = super().__call__(key, weights, gradient, lr_scale=lr_scale)
         finally:
-            self.L2 = decay
+            self.L2, self.averages = decay, averages
+        if averages is not None:
+            name = get_shim_key(*key)
+            name_there: Any = name if name in averages else key
+            mean = averages[name_there] = averages[name_there] if first is None else first
+            mean += (1 - self._get_decay(key)) * (weights - mean)
+        return weights, gradient
 
     def step_module(self, key: int, module: torch.nn.Module) -> None:
         """Update all parameters of an encoder that have a gradient.
 
         key (int): Identifies the module's moments between calls.
         module (torch.nn.Module): The encoder.
-        RAISES (ValueError): M041 if a pattern of `freeze` matches no parameter.
+        RAISES (ValueError): M041 if a pattern of `freeze` matches no parameter, M046 if the encoder
+            has no layers, but settings for them.
         """
         known, adam = self.modules.get(key, (None, None))
         if known is not module:
@@ -78,16 +100,33 @@ class AdamW(Optimizer):
                 self._get_groups(module), betas=(self.b1, self.b2), eps=self.eps, fused=True
             )
             self.modules[key] = (module, adam)
+            self.nr_update[key, ""] = 0
         assert adam is not None
-        for group in adam.param_groups:
-            group["lr"] = self.encoder_learn_rate
+        n_done = self.nr_update[key, ""]
         learning = [p for group in adam.param_groups for p in group["params"]]
+        if self.averages is not None and not n_done:
+            ids = set(map(id, learning))
+            for name, parameter in module.named_parameters():
+                if id(parameter) in ids:
+                    self.averages[get_shim_key(key, name)] = parameter.detach().clone()
+        for group in adam.param_groups:
+            group["lr"] = self.encoder_learn_rate * self.layer_decay ** group["above"]
+            if n_done < self.unfreeze_steps * (group["above"] + 1):
+                for parameter in group["params"]:
+                    parameter.grad = None
         if self.grad_clip:
             torch.nn.utils.clip_grad_norm_(learning, self.grad_clip)
         adam.step()
+        self.nr_update[key, ""] += 1
+        if self.averages and learning:
+            named = {get_shim_key(key, name): p for name, p in module.named_parameters()}
+            found = {k: p for k, p in named.items() if k in self.averages}
+            update = get_ema_multi_avg_fn(self._get_decay((key, "")))
+            update([self.averages[k] for k in found], list(found.values()), None)
 
     def clip_model(self, model: Model) -> None:
-        """Scale the gradients of a head's arrays down to `grad_clip`.
+        """Scale the gradients of a head's arrays down to `grad_clip`, and meet its torch layers,
+        which read all of their weights from the averages or none.
 
         model (Model): The head's model, without any encoder.
         """
@@ -101,21 +140,41 @@ class AdamW(Optimizer):
         if self.grad_clip and norm > self.grad_clip:
             for gradient in gradients:
                 gradient *= self.grad_clip / norm
+        if self.averages is not None:
+            for shim in [shim for node in model.walk() for shim in node.shims]:
+                for name, tensor in shim._model.state_dict().items():
+                    self.averages.setdefault(get_shim_key(shim.id, name), torch2xp(tensor))
+
+    def _get_decay(self, key: Any) -> float:
+        """RETURNS (float): Of the averages, which forget the first weights faster."""
+        n = self.nr_update[key]
+        return min(self.average, (1 + n) / (10 + n))
 
     def _get_groups(self, module: torch.nn.Module) -> list[dict[str, Any]]:
         names = [name for name, _ in module.named_parameters()]
+        has_depths = self.layer_decay < 1 or self.unfreeze_steps
+        depths = get_depths(module) if has_depths else dict.fromkeys(names, 0)
         for pattern in self.freeze:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ValueError(Errors.M041.format(pattern=pattern, names=names[:3] + names[-3:]))
-        decayed: list[torch.nn.Parameter] = []
-        plain: list[torch.nn.Parameter] = []
+        n = max(depths.values())
+        groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {
+            (n - depth, is_matrix): []
+            for depth in sorted(set(depths.values()), reverse=True)
+            for is_matrix in (True, False)
+        }
         for name, parameter in module.named_parameters():
             if not any(fnmatchcase(name, pattern) for pattern in self.freeze):
-                (decayed if parameter.ndim > 1 else plain).append(parameter)
+                groups[n - depths[name], parameter.ndim > 1].append(parameter)
         return [
-            {"params": decayed, "weight_decay": self.L2},
-            {"params": plain, "weight_decay": 0.0},
+            {"params": found, "weight_decay": self.L2 if is_matrix else 0.0, "above": above}
+            for (above, is_matrix), found in groups.items()
         ]
+
+
+def get_shim_key(key: int, name: str) -> str:
+    """RETURNS (str): The name under which thinc's `use_params` looks for a weight of torch."""
+    return f"pytorch_{key}_{name}"
 
 
 def create_adamw_v1(
@@ -127,6 +186,9 @@ def create_adamw_v1(
     beta2: float = 0.999,
     eps: float = 1e-8,
     freeze: list[str] = [],  # noqa: B006
+    layer_decay: float = 1.0,
+    unfreeze_steps: int = 0,
+    average: float = 0.0,
 ) -> AdamW:
     """Create the optimizer.
 
@@ -136,10 +198,21 @@ def create_adamw_v1(
     grad_clip (float): The largest norm of a component's gradient; 0 for no clipping.
     beta1, beta2, eps (float): As in Adam.
     freeze (List[str]): Patterns, with * and ?, of names of encoder parameters that stay as they
-        are, such as "embeddings.*" or "encoder.layer.0.*".
-    RAISES (ValueError): M040 for a number that makes no sense.
+        are. For BERT, RoBERTa, DistilBERT and ELECTRA alike: "embeddings*" for the embeddings,
+        "*.layer.0.*" or "*.layer.[0-3].*" for layers, "*" for all but the heads.
+    layer_decay (float): Each encoder layer learns at this share of the rate of the layer above it,
+        the embeddings at that share of the first's, a pooler as the last; 1 for one rate.
+        ALBERT's layers, which share their weights, count as one.
+    unfreeze_steps (int): For so many updates only the heads learn, then the encoder's last layer
+        too, after as many more the one below, the embeddings last; 0 for all from the start.
+    average (float): The decay d of an exponential moving average of all weights, such as 0.999;
+        after n updates it is min(d, (1 + n) / (10 + n)). `spacy train` evaluates and saves the
+        averages, of encoder and heads together. They take 4 bytes more for each weight that learns,
+        on its device. 0 for none.
+    RAISES (ValueError): M040 or M045 for a number that makes no sense.
     """
     numbers = {"weight_decay": weight_decay, "grad_clip": grad_clip, "eps": eps}
+    numbers["unfreeze_steps"] = unfreeze_steps
     numbers |= {
         name: rate
         for name, rate in [("learn_rate", learn_rate), ("encoder_learn_rate", encoder_learn_rate)]
@@ -148,4 +221,22 @@ def create_adamw_v1(
     for name, value in numbers.items():
         if not value >= 0:
             raise ValueError(Errors.M040.format(name=name, value=value))
-    return AdamW(learn_rate, encoder_learn_rate, weight_decay, grad_clip, beta1, beta2, eps, freeze)
+    if not 0 < layer_decay <= 1:
+        bound = "above 0 and at most 1"
+        raise ValueError(Errors.M045.format(name="layer_decay", value=layer_decay, bound=bound))
+    if not 0 <= average < 1:
+        bound = "from 0 to below 1"
+        raise ValueError(Errors.M045.format(name="average", value=average, bound=bound))
+    return AdamW(
+        learn_rate,
+        encoder_learn_rate,
+        weight_decay,
+        grad_clip,
+        beta1,
+        beta2,
+        eps,
+        freeze,
+        layer_decay,
+        unfreeze_steps,
+        average,
+    )

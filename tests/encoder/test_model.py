@@ -240,3 +240,41 @@ def test_nothing_global_is_left_behind(encoder: str) -> None:
     make_model(encoder, "bfloat16").predict(make_docs())
     after = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_num_threads())
     assert before == after and not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("is_train", [False, True])
+def test_out_of_memory_halves_the_batch(
+    encoder: str, is_train: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, docs = make_model(encoder), make_docs()
+    expected, _ = model(docs, is_train)
+    read, sizes = model.transformer.forward, []
+
+    def read_two_at_most(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(model.transformer, "forward", read_two_at_most)
+    with pytest.warns(UserWarning, match=r"W003.*max_batch_items"):
+        found, backprop = model(docs, is_train)
+    assert max(sizes) > 2
+    numpy.testing.assert_allclose(found.data, expected.data, atol=1e-5)
+    if is_train:
+        backprop(numpy.ones_like(found.data))
+        assert model.transformer.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+
+
+def test_other_errors_and_a_single_sequence_are_not_tried_again(
+    encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(encoder)
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(model.transformer, "forward", fail)
+    for message, texts in [("shapes differ", TEXTS), ("can't allocate memory", TEXTS[:1])]:
+        with pytest.raises(RuntimeError, match=message):
+            model.predict([NLP(text) for text in texts])
