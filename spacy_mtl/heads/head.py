@@ -1,5 +1,6 @@
 """What all heads share: how they learn from a batch, and the layers under their scores."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ from thinc.api import (
 )
 
 from ..errors import Errors
-from ..types import Floats2d
+from ..types import Bools2d, Floats2d
+from .losses import Focus
+from .unit_loss import UnitLoss
 
 
 class Head:
@@ -26,18 +29,67 @@ class Head:
     costs; the rest of the update is the same for all.
 
     A head without labels in a batch is silent: it changes nothing, not even by its momentum.
+
+    loss (Optional[UnitLoss]): Which units count how much in its loss; all alike if not given.
     """
 
     name: str
     model: Model
+    cfg: dict[str, Any]
+    labels: Any  # the label names, a property of the other parents
     predict: Callable
     set_annotations: Callable
     get_error_handler: Callable
+    is_frozen = False  # set in training, when its task has stopped
     _has_gradient = False
+
+    def __init__(self, *args: Any, loss: UnitLoss | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.unit_loss = loss
 
     def has_labels(self, doc: Doc) -> bool:
         """RETURNS (bool): Whether a gold doc may hold labels for this head."""
         raise NotImplementedError
+
+    def get_allowed(self, examples: Sequence[Example]) -> Bools2d:
+        """RETURNS (Bools2d): Which labels the annotation allows for each unit, on the CPU."""
+        raise NotImplementedError
+
+    def get_classes(self) -> list[str]:
+        """RETURNS (List[str]): For each output of the model, under which name it has a weight."""
+        return list(self.labels)
+
+    def balance_classes(self, examples: Iterable[Example]) -> dict[str, float]:
+        """RETURNS (Dict[str, float]): Weights by which all classes that occur weigh the same."""
+        classes, counts = self.get_classes(), Counter[str]()
+        for example in examples:
+            allowed = self.get_allowed([example])
+            found = allowed[allowed.sum(axis=1) == 1].argmax(axis=1)
+            counts.update(classes[i] for i in found)
+        return {label: counts.total() / (len(counts) * n) for label, n in counts.items()}
+
+    def set_class_weights(self, get_examples: Callable[[], Iterable[Example]]) -> None:
+        """Find the weights of the classes and keep them where they are saved.
+
+        get_examples (Callable): Returns a representative sample of examples.
+        RAISES (ValueError): M038 for a weight of a class that the head does not have.
+        """
+        if self.unit_loss is None:
+            return
+        weights = self.unit_loss.class_weights
+        if weights == "balanced":
+            weights = self.balance_classes(get_examples())
+        else:
+            self.unit_loss.check_classes(self.name, self.get_classes())
+        self.cfg["class_weights"] = weights
+
+    def get_focus(self) -> Focus | None:
+        """RETURNS (Optional[Focus]): Which units count how much in the next loss."""
+        if self.unit_loss is None:
+            return None
+        given = self.cfg.get("class_weights", {})
+        weights = [given.get(label, 1.0) for label in self.get_classes()]
+        return self.unit_loss.get_focus(self.cfg.get("loss_steps", 0), weights, self.model.ops)
 
     def get_mean_loss(self, examples: Sequence[Example], scores: Any) -> tuple[float, Any, int]:
         """RETURNS (Tuple[float, Any, int]): The mean loss per labelled unit in nats, its gradient
@@ -94,7 +146,8 @@ class Head:
         validate_examples(examples, f"{type(self).__name__}.update")
         docs = [eg.predicted for eg in examples]
         has_labels = any(self.has_labels(eg.reference) for eg in examples)
-        if not any(map(len, docs)) or not (has_labels or self._must_answer):
+        is_silent = self.is_frozen or not (has_labels or self._must_answer)
+        if is_silent or not any(map(len, docs)):
             return losses
         own_drop = self.model.attrs.get("dropout")
         set_dropout_rate(self.model, drop if own_drop is None else own_drop)
@@ -119,6 +172,8 @@ class Head:
                 if hasattr(sgd, "clip_model"):
                     sgd.clip_model(self.model)
                 self.model.finish_update(sgd)
+            if self.unit_loss is not None:
+                self.cfg["loss_steps"] = self.cfg.get("loss_steps", 0) + 1
 
     @property
     def _must_answer(self) -> bool:

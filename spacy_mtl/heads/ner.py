@@ -13,15 +13,17 @@ from spacy.vocab import Vocab
 from thinc.api import Config, Model, get_array_module
 
 from ..errors import Errors
-from ..types import Floats2d, Ints1d
+from ..types import Bools2d, Floats2d, Ints1d
 from .crf import FORBIDDEN, Chain, crf_loss, span_probabilities, viterbi
 from .head import Head, check_outputs, score_tokens, with_options
 from .losses import cross_entropy, one_hot
+from .unit_loss import UnitLoss
 
 DEFAULT_CONFIG = """
 [ner]
 scheme = "biluo"
 label_smoothing = 0.0
+loss = null
 spans_key = "ner"
 scorer = {"@scorers": "spacy.ner_scorer.v1"}
 
@@ -79,6 +81,7 @@ class MultiTaskNER(Head, TrainablePipe):
     name (str): The component's name.
     scheme (str): "bio" or "biluo".
     label_smoothing (float): Share of each target that is spread over all tags. Not with a CRF.
+    loss (Optional[UnitLoss]): Which tokens count how much. Not with a CRF.
     spans_key (Optional[str]): Where in `doc.spans` the entities stand with their probabilities as
         `attrs["scores"]`; None leaves them out.
     scorer (Optional[Callable]): The scoring method.
@@ -92,6 +95,7 @@ class MultiTaskNER(Head, TrainablePipe):
         *,
         scheme: Scheme = "biluo",
         label_smoothing: float = 0.0,
+        loss: UnitLoss | None = None,
         spans_key: str | None = "ner",
         scorer: Callable | None = None,
     ) -> None:
@@ -99,10 +103,13 @@ class MultiTaskNER(Head, TrainablePipe):
             raise ValueError(Errors.M030.format(scheme=scheme, schemes=sorted(PREFIXES)))
         if label_smoothing and model.attrs["crf"]:
             raise ValueError(Errors.M031.format(label_smoothing=label_smoothing))
+        if loss is not None and model.attrs["crf"]:
+            raise ValueError(Errors.M036.format(name=name))
         self.vocab = vocab
         self.model = model
         self.name = name
         self.scorer = scorer
+        self.unit_loss = loss
         self.cfg: dict[str, Any] = {
             "labels": [],
             "scheme": scheme,
@@ -152,7 +159,8 @@ class MultiTaskNER(Head, TrainablePipe):
         nlp (Optional[Language]): The current pipeline.
         labels (Optional[Sequence[str]]): The entity types, as written by `init labels`. Otherwise
             they are looked up in the examples.
-        RAISES (ValueError): M032 or M035 if they disagree with the model, M033 if there are none.
+        RAISES (ValueError): M032 or M035 if they disagree with the model, M033 if there are none,
+            M038 if a weight names another.
         """
         validate_get_examples(get_examples, "MultiTaskNER.initialize")
         if labels is None:
@@ -166,6 +174,7 @@ class MultiTaskNER(Head, TrainablePipe):
             output.set_dim("nO", len(self.tags))
         self.model.initialize(X=[eg.predicted for eg in islice(get_examples(), 10)])
         check_outputs(self.name, self.model, self.tags)
+        self.set_class_weights(get_examples)
 
     def has_labels(self, doc: Doc) -> bool:
         return doc.has_annotation("ENT_IOB")
@@ -233,15 +242,23 @@ class MultiTaskNER(Head, TrainablePipe):
     ) -> tuple[float, tuple[Floats2d, Floats2d], int]:
         emissions, transitions = scores
         xp = get_array_module(emissions)
-        allowed = one_hot(self._get_gold(examples), emissions.shape[1], xp)
+        allowed = xp.asarray(self.get_allowed(examples))
         if self.model.attrs["crf"]:
             lengths = [len(eg.predicted) for eg in examples]
             chain = self._get_chain(transitions)
             loss, d_emissions, d_transitions, n = crf_loss(emissions, allowed, chain, lengths)
             return loss, (d_emissions, d_transitions), n
         smoothing = self.cfg["label_smoothing"]
-        loss, d_emissions, n = cross_entropy(emissions, allowed, label_smoothing=smoothing)
+        loss, d_emissions, n = cross_entropy(
+            emissions, allowed, label_smoothing=smoothing, focus=self.get_focus()
+        )
         return loss, (d_emissions, xp.zeros_like(transitions)), n
+
+    def get_allowed(self, examples: Sequence[Example]) -> Bools2d:
+        return one_hot(self._get_gold(examples), len(self.tags), numpy)
+
+    def get_classes(self) -> list[str]:
+        return [tag[2:] or tag for tag in self.tags]
 
     def _get_gold(self, examples: Sequence[Example]) -> Ints1d:
         """RETURNS (Ints1d): The index of each token's gold tag, -1 where it is missing, cannot be
@@ -277,6 +294,7 @@ def make_mtl_ner(
     model: Model,
     scheme: Scheme,
     label_smoothing: float,
+    loss: UnitLoss | None,
     spans_key: str | None,
     scorer: Callable | None,
 ) -> MultiTaskNER:
@@ -286,10 +304,13 @@ def make_mtl_ner(
     scheme (str): "bio" (first, inside) or "biluo" (also last and single tokens).
     label_smoothing (float): Share of each target that is spread over all tags, 0 to 1. Only
         without a CRF.
+    loss (Optional[UnitLoss]): `spacy-mtl.UnitLoss.v1`, for hard tokens and rare types. Only
+        without a CRF.
     spans_key (Optional[str]): Entities with their probabilities go to `doc.spans[spans_key]` and
         its `attrs["scores"]`; null leaves them out.
     scorer (Optional[Callable]): The scoring method.
-    RAISES (ValueError): M030 for another scheme, M031 for label smoothing with a CRF.
+    RAISES (ValueError): M030 for another scheme, M031 for label smoothing and M036 for a loss of
+        units with a CRF.
     """
     return MultiTaskNER(
         nlp.vocab,
@@ -297,6 +318,7 @@ def make_mtl_ner(
         name,
         scheme=scheme,
         label_smoothing=label_smoothing,
+        loss=loss,
         spans_key=spans_key,
         scorer=scorer,
     )

@@ -10,15 +10,17 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import Config, Model
 
-from ..types import Floats2d
+from ..types import Bools2d, Floats2d
 from .head import Head, check_outputs, score_tokens
 from .losses import cross_entropy
+from .unit_loss import UnitLoss
 
 DEFAULT_CONFIG = """
 [tagger]
 overwrite = false
 neg_prefix = "!"
 label_smoothing = 0.0
+loss = null
 scorer = {"@scorers": "spacy.tagger_scorer.v1"}
 
 [tagger.model]
@@ -45,10 +47,11 @@ class MultiTaskTagger(Head, Tagger):
         nlp (Optional[Language]): The current pipeline.
         labels (Optional[Sequence[str]]): The tags, as written by `init labels`. Otherwise they are
             looked up in the examples.
-        RAISES (ValueError): M035 if they disagree with the model.
+        RAISES (ValueError): M035 if they disagree with the model, M038 if a weight names another.
         """
         super().initialize(get_examples, nlp=nlp, labels=labels)
         check_outputs(self.name, self.model, self.labels)
+        self.set_class_weights(get_examples)
 
     def has_labels(self, doc: Doc) -> bool:
         return doc.has_annotation("TAG")
@@ -68,11 +71,11 @@ class MultiTaskTagger(Head, Tagger):
     def get_mean_loss(
         self, examples: Sequence[Example], scores: Floats2d
     ) -> tuple[float, Floats2d, int]:
-        allowed = self.model.ops.asarray(self._get_allowed(examples))
+        allowed = self.model.ops.asarray(self.get_allowed(examples))
         smoothing = self.cfg["label_smoothing"]
-        return cross_entropy(scores, allowed, label_smoothing=smoothing)
+        return cross_entropy(scores, allowed, label_smoothing=smoothing, focus=self.get_focus())
 
-    def _get_allowed(self, examples: Sequence[Example]) -> Any:
+    def get_allowed(self, examples: Sequence[Example]) -> Bools2d:
         """RETURNS (Bools2d): The tags that the annotation allows for each token; all where there
         is none, where it cannot be aligned, or where the tag is not among the labels.
         """
@@ -106,6 +109,7 @@ def make_mtl_tagger(
     overwrite: bool,
     neg_prefix: str,
     label_smoothing: float,
+    loss: UnitLoss | None,
     scorer: Callable | None,
 ) -> MultiTaskTagger:
     """Construct a tagger that shares its encoder.
@@ -114,6 +118,7 @@ def make_mtl_tagger(
     overwrite (bool): Whether to replace tags that a doc has already.
     neg_prefix (str): A gold tag with this prefix says what the token is not.
     label_smoothing (float): Share of each target that is spread over all labels, 0 to 1.
+    loss (Optional[UnitLoss]): `spacy-mtl.UnitLoss.v1`, for hard tokens and rare tags.
     scorer (Optional[Callable]): The scoring method.
     """
     return MultiTaskTagger(
@@ -124,6 +129,7 @@ def make_mtl_tagger(
         scorer=scorer,
         neg_prefix=neg_prefix,
         label_smoothing=label_smoothing,
+        loss=loss,
     )
 
 

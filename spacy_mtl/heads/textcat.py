@@ -26,14 +26,16 @@ from thinc.api import (
 )
 
 from ..errors import Errors
-from ..types import Floats2d
+from ..types import Bools2d, Floats2d
 from .head import Head, check_outputs, skip_empty, with_options
 from .losses import binary_cross_entropy, cross_entropy, sigmoid, softmax
+from .unit_loss import UnitLoss
 
 DEFAULT_CONFIG = """
 [textcat]
 threshold = 0.0
 label_smoothing = 0.0
+loss = null
 scorer = {"@scorers": "spacy-mtl.textcat_scorer.v1"}
 
 [textcat.model]
@@ -68,9 +70,6 @@ Pooling = Literal["mean", "max", "first", "attention"]
 
 class CategoryHead(Head):
     """What the exclusive and the multi-label head share."""
-
-    cfg: dict[str, Any]
-    labels: Any  # the label names, a property of the other parents
 
     def has_labels(self, doc: Doc) -> bool:
         return bool(doc.cats)
@@ -129,10 +128,11 @@ class MultiTaskTextCategorizer(CategoryHead, TextCategorizer):
         labels (Optional[Iterable[str]]): The categories, as written by `init labels`. Otherwise
             they are looked up in the examples.
         positive_label (Optional[str]): Of two categories the one to score.
-        RAISES (ValueError): M035 if they disagree with the model.
+        RAISES (ValueError): M035 if they disagree with the model, M038 if a weight names another.
         """
         super().initialize(get_examples, nlp=nlp, labels=labels, positive_label=positive_label)
         check_outputs(self.name, self.model, self.labels)
+        self.set_class_weights(get_examples)
 
     def to_probabilities(self, scores: Floats2d) -> Floats2d:
         return softmax(scores)
@@ -141,11 +141,15 @@ class MultiTaskTextCategorizer(CategoryHead, TextCategorizer):
         self, examples: Sequence[Example], scores: Floats2d
     ) -> tuple[float, Floats2d, int]:
         self._validate_categories(examples)
+        allowed = self.model.ops.asarray(self.get_allowed(examples))
+        smoothing = self.cfg["label_smoothing"]
+        return cross_entropy(scores, allowed, label_smoothing=smoothing, focus=self.get_focus())
+
+    def get_allowed(self, examples: Sequence[Example]) -> Bools2d:
         gold = self.get_gold(examples)
         known = (gold == 1).any(axis=1, keepdims=True)
         # The one that is named, or else all that are not ruled out.
-        allowed = self.model.ops.asarray(numpy.where(known, gold == 1, gold != 0))
-        return cross_entropy(scores, allowed, label_smoothing=self.cfg["label_smoothing"])
+        return numpy.where(known, gold == 1, gold != 0)
 
 
 class MultiTaskMultiLabelTextCategorizer(CategoryHead, MultiLabel_TextCategorizer):
@@ -165,10 +169,11 @@ class MultiTaskMultiLabelTextCategorizer(CategoryHead, MultiLabel_TextCategorize
         """Find the labels and size the model.
 
         get_examples, nlp, labels: As for exclusive categories.
-        RAISES (ValueError): M035 if they disagree with the model.
+        RAISES (ValueError): M035 if they disagree with the model, M038 if a weight names another.
         """
         super().initialize(get_examples, nlp=nlp, labels=labels)
         check_outputs(self.name, self.model, self.labels)
+        self.set_class_weights(get_examples)
 
     def to_probabilities(self, scores: Floats2d) -> Floats2d:
         return sigmoid(scores)
@@ -184,7 +189,16 @@ class MultiTaskMultiLabelTextCategorizer(CategoryHead, MultiLabel_TextCategorize
             asarray(numpy.where(labelled, gold, 0.0).astype("f")),
             asarray(labelled),
             label_smoothing=self.cfg["label_smoothing"],
+            focus=self.get_focus(),
         )
+
+    def balance_classes(self, examples: Iterable[Example]) -> dict[str, float]:
+        """RETURNS (Dict[str, float]): For each category that occurs how many docs do not have it
+        for one that has.
+        """
+        gold = self.get_gold(list(examples))
+        counts = zip(self.labels, (gold == 1).sum(axis=0), (gold == 0).sum(axis=0), strict=True)
+        return {label: float(no / yes) for label, yes, no in counts if yes and no}
 
 
 @Language.factory(
@@ -199,6 +213,7 @@ def make_mtl_textcat(
     model: Model,
     threshold: float,
     label_smoothing: float,
+    loss: UnitLoss | None,
     scorer: Callable | None,
 ) -> MultiTaskTextCategorizer:
     """Construct a text categorizer, for exactly one category per doc, that shares its encoder.
@@ -206,10 +221,17 @@ def make_mtl_textcat(
     model (Model[List[Doc], Floats2d]): Scores of each label for each doc, before the softmax.
     threshold (float): Not used; the best category is the answer.
     label_smoothing (float): Share of each target that is spread over all labels, 0 to 1.
+    loss (Optional[UnitLoss]): `spacy-mtl.UnitLoss.v1`, for hard docs and rare categories.
     scorer (Optional[Callable]): The scoring method.
     """
     return MultiTaskTextCategorizer(
-        nlp.vocab, model, name, threshold=threshold, scorer=scorer, label_smoothing=label_smoothing
+        nlp.vocab,
+        model,
+        name,
+        threshold=threshold,
+        scorer=scorer,
+        label_smoothing=label_smoothing,
+        loss=loss,
     )
 
 
@@ -225,6 +247,7 @@ def make_mtl_textcat_multilabel(
     model: Model,
     threshold: float,
     label_smoothing: float,
+    loss: UnitLoss | None,
     scorer: Callable | None,
 ) -> MultiTaskMultiLabelTextCategorizer:
     """Construct a text categorizer, for any number of categories per doc, that shares its encoder.
@@ -232,10 +255,17 @@ def make_mtl_textcat_multilabel(
     model (Model[List[Doc], Floats2d]): Scores of each label for each doc, before the sigmoid.
     threshold (float): From which probability on the scorer counts a category as given.
     label_smoothing (float): Moves each target this far towards 1/2, 0 to 1.
+    loss (Optional[UnitLoss]): `spacy-mtl.UnitLoss.v1`, for hard docs and rare categories.
     scorer (Optional[Callable]): The scoring method.
     """
     return MultiTaskMultiLabelTextCategorizer(
-        nlp.vocab, model, name, threshold=threshold, scorer=scorer, label_smoothing=label_smoothing
+        nlp.vocab,
+        model,
+        name,
+        threshold=threshold,
+        scorer=scorer,
+        label_smoothing=label_smoothing,
+        loss=loss,
     )
 
 
