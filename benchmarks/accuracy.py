@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -54,8 +55,14 @@ def main() -> None:
     print(table([r for r in read(args.results) if r["setting"] == args.setting]))
 
 
-def run(args: argparse.Namespace, contender: str, seed: int, overrides: list[str]) -> dict:
-    """RETURNS (dict): What one contender scored, with one seed, and what it took."""
+def run(
+    args: argparse.Namespace,
+    contender: str,
+    seed: int,
+    overrides: list[str],
+    edit: Callable[[dict], None] = lambda config: None,
+) -> dict:
+    """RETURNS (dict): What one contender, its config edited, scored, and what it took."""
     import torch
     from spacy.cli._util import parse_config_overrides
     from spacy.training import Corpus
@@ -82,6 +89,7 @@ def run(args: argparse.Namespace, contender: str, seed: int, overrides: list[str
     )
     config["corpora"]["train"] = train_corpus(args, seed)
     config["corpora"]["dev"] = {**corpus(args.data, "gum", "dev"), "limit": 8}
+    edit(config)
     nlp = init_nlp(config)
     # The labels are known now: from here on both read the same endless stream.
     nlp.config["training"]["max_epochs"] = -1
@@ -100,7 +108,7 @@ def run(args: argparse.Namespace, contender: str, seed: int, overrides: list[str
     for part in ("dev", "test"):
         for name, tasks in evaluated(args).items():
             found = nlp.evaluate(list(Corpus(args.data / f"{name}_{part}.spacy")(nlp)))
-            scores |= {f"{part}_{key}": found[key] for key in SCORES if key in tasks}
+            scores |= {f"{part}_{key}": found[key] for key in tasks if found.get(key) is not None}
     return {
         "setting": args.setting,
         "contender": contender,

@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pipeline", type=Path)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--corpora", nargs="+", default=["gum", "ewt"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--peer", help="python of an environment with edsnlp: see peer.py")
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def prediction(args: argparse.Namespace) -> Iterable[dict]:
-    for corpus in ("gum", "ewt"):
+    for corpus in args.corpora:
         for shape, merge in (("120-word docs", 1), ("1,000-word docs", 9)):
             texts = read(args.data / f"{corpus}_test.spacy", merge)
             where = f"{corpus.upper()}, {shape}"

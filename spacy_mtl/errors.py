@@ -95,6 +95,15 @@ class Errors(metaclass=_WithCodes):
         "The model of '{name}' has {nO} outputs, but {n} are needed for its labels: {labels}... "
         "Leave nO = null in the model, or give the labels that it was made for."
     )
+    M036 = (
+        "The `loss` of '{name}' has no meaning for a CRF, which scores whole sequences. Leave it "
+        "out, or set crf = false in the model."
+    )
+    M037 = "{name} = {value!r} in UnitLoss. Give {values}."
+    M038 = (
+        "`class_weights` of '{name}' names labels that are not there: {unknown}. The labels are: "
+        "{classes}."
+    )
     M040 = "{name} = {value!r} in the optimizer. Give a number >= 0."
     M041 = (
         "The pattern '{pattern}' of `freeze` matches no parameter of the encoder, which has names "

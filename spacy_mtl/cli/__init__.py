@@ -17,6 +17,7 @@ def setup_cli() -> typer.Typer:
     return mtl_cli
 
 
+from .affinity import affinity_cli  # noqa: E402, F401
 from .bench import bench_cli  # noqa: E402, F401
 from .convert import convert_cli  # noqa: E402, F401
 from .debug import debug_cli  # noqa: E402, F401
