@@ -223,8 +223,7 @@ class Errors(metaclass=_WithCodes):
         "`spacy train`, or the JSON file of `spacy evaluate --output`."
     )
     M231 = (
-        "{path} is not what spacy-mtl.ProgressLogger.v1 writes: {error}. Remove it, or "
-        "train again."
+        "{path} is not what spacy-mtl.ProgressLogger.v1 writes: {error}. Remove it, or train again."
     )
     M232 = (
         "{path} holds several files of the same kind: {names}. Leave the one that belongs to "
@@ -248,8 +247,8 @@ class Errors(metaclass=_WithCodes):
     )
     M237 = "The page needs packages that are missing: {error}\nRun `pip install spacy-mtl[report]`."
     M238 = (
-        "The task '{task}' was trained alone in several settings: {settings}. Give the runs of the "
-        "one to compare with."
+        "The task '{task}' was trained alone in several settings: {settings}, which differ in "
+        "{where}. Give the runs of the one to compare with."
     )
     M240 = (
         "There are no two tasks to compare. Put at least two heads of spacy-mtl behind one "

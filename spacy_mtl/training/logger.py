@@ -29,11 +29,11 @@ def create_progress_logger_v1(
     """Log a row of numbers at each evaluation. For each task, the means since the last row: its
     loss, the weight that the balancer gave it, and the norm of its gradient at the encoder. Then
     the scores in percent, words per second and the time left until `max_steps`, both with the
-    time of evaluation in them.
+    time of evaluation in them. The file has also the mean cosine of each two tasks' gradients.
 
-    Loggers behind it in a `spacy.ChainLogger.v1` find the tasks' numbers in `info["tasks"]` and,
-    as trackers want them, in `info["tasks.NAME.loss"]` and so on, which
-    `log_custom_stats = ["^tasks\\\\."]` matches.
+    Loggers behind it in a `spacy.ChainLogger.v1` find the tasks' numbers in `info["tasks"]`, the
+    cosines in `info["cosines"]`, and the former also, as trackers want them, in
+    `info["tasks.NAME.loss"]` and so on, which `log_custom_stats = ["^tasks\\\\."]` matches.
 
     progress_bar (Optional[str]): "eval" for a bar from one evaluation to the next, "train" for one
         over the whole training, null for none. It is shown on a terminal only.
@@ -75,6 +75,7 @@ class ProgressLogger:
         self.start = perf_counter()
         self.last: float | None = None
         self._take_means()  # of updates before this training
+        self._take_cosines()
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -98,6 +99,7 @@ class ProgressLogger:
             "score": float(info["score"]),
             "scores": {key: to_float(info["other_scores"].get(key)) for key in self.score_keys},
             "tasks": tasks,
+            "cosines": self._take_cosines(),
             "words": info["words"],
             "seconds": now - self.start,
             "words_per_second": interval and (info["words"] - self.words) / interval,
@@ -106,7 +108,7 @@ class ProgressLogger:
             srsly.write_jsonl(self.path, [to_json(line)], append=True, append_new_line=False)
         if self.console:
             self.console.print(line, interval and interval / self.steps)
-        info["tasks"] = tasks
+        info["tasks"], info["cosines"] = tasks, line["cosines"]
         for task, stats in tasks.items():
             info.update({f"tasks.{task}.{k}": v for k, v in stats.items() if v is not None})
         self.steps, self.words, self.last = 0, info["words"], now
@@ -121,6 +123,13 @@ class ProgressLogger:
             task: means
             for encoder in self.encoders
             for task, means in encoder.diagnostics.take().items()
+        }
+
+    def _take_cosines(self) -> dict[str, float]:
+        return {
+            pair: cosine
+            for encoder in self.encoders
+            for pair, cosine in encoder.diagnostics.take_cosines().items()
         }
 
 

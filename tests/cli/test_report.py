@@ -1,17 +1,28 @@
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import spacy
 import srsly
-from conftest import make_examples
+from conftest import make_examples, make_gold
 from spacy.cli._util import app
 from spacy.cli.evaluate import evaluate
 from spacy.tokens import DocBin
+from spacy.training.initialize import init_nlp
+from spacy.training.loop import train
+from spacy.util import load_config
 from typer.testing import CliRunner
 
 from spacy_mtl.cli import mtl_cli
 from spacy_mtl.cli.report import report
-from spacy_mtl.report.table import make_table
+from spacy_mtl.report.table import make_table, make_tables, to_markdown
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PIPELINES = {"multi": ["tagger", "ner", "textcat"], "tagger": ["tagger"], "textcat": ["textcat"]}
 
 
 @pytest.fixture
@@ -24,13 +35,46 @@ def paths(tmp_path: Path) -> list[Path]:
     return [tmp_path / name / "metrics.json" for name in runs]
 
 
+@pytest.fixture(scope="module")
+def trained(encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with trainings of 4 steps: together with two seeds, and two tasks alone."""
+    folder = tmp_path_factory.mktemp("trained")
+    vocab = spacy.blank("en").vocab
+    DocBin(docs=[make_gold(vocab, i) for i in range(4)]).to_disk(folder / "corpus.spacy")
+    for name, seed in (("multi", 0), ("multi", 1), ("tagger", 0), ("tagger", 1), ("textcat", 0)):
+        out = folder / f"{name}-{seed}"
+        overrides: dict[str, Any] = {
+            **dict.fromkeys(["paths.train", "paths.dev"], str(folder / "corpus.spacy")),
+            "paths.encoder": encoder,
+            "system.seed": seed,
+            "nlp.pipeline": ["transformer", *PIPELINES[name]],
+            "components.transformer.model.precision": "float32",
+            "training.max_steps": 4,
+            "training.eval_frequency": 2,
+            "training.optimizer.learn_rate.warmup_steps": 1,
+            "training.optimizer.encoder_learn_rate.warmup_steps": 1,
+            "training.logger.output_file": str(out / "log.jsonl"),
+            "training.logger.console_output": False,
+        }
+        path = CONFIGS / ("mtl_cpu.cfg" if name == "multi" else "single_task.cfg")
+        with (folder / "printed.txt").open("a") as file:
+            train(init_nlp(load_config(path, overrides)), out, stdout=file, stderr=file)
+    return folder
+
+
 def invoke(*args: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, ["mtl", "report", *map(str, args)])
     return result.exit_code, result.output
 
 
 def get_cells(table: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def get_scores(*args: Any) -> list[list[str]]:
+    """The cells of the table that is the whole report of files of scores."""
+    return get_cells(to_markdown(make_tables(report(*args))))
 
 
 def test_command(paths, tmp_path):
@@ -42,6 +86,7 @@ def test_command(paths, tmp_path):
         ["multi", "**62.50**", "-", "-", "-", "-", "50"],
     ]
     assert output.read_text(encoding="utf8") == printed
+    assert len(printed.splitlines()) == 4
 
 
 def test_command_without_options(paths):
@@ -51,9 +96,9 @@ def test_command_without_options(paths):
 
 
 def test_names_of_files(paths, tmp_path):
-    assert [row[0] for row in get_cells(report(paths))[2:]] == [str(path) for path in paths]
+    assert [row[0] for row in get_scores(paths)[2:]] == [str(path) for path in paths]
     other = paths[0].rename(tmp_path / "other.json")
-    assert [row[0] for row in get_cells(report([other, paths[1]]))[2:]] == ["other", "metrics"]
+    assert [row[0] for row in get_scores([other, paths[1]])[2:]] == ["other", "metrics"]
 
 
 def test_what_spacy_evaluate_writes(make_nlp, tmp_path):
@@ -62,8 +107,8 @@ def test_what_spacy_evaluate_writes(make_nlp, tmp_path):
     nlp.to_disk(tmp_path / "model")
     path = tmp_path / "metrics.json"
     scores = evaluate(str(tmp_path / "model"), tmp_path / "dev.spacy", output=path)
-    assert report([path], ["mtl"]) == make_table(["mtl"], [scores])
-    header, _, row = get_cells(report([path]))
+    header, _, row = get_scores([path], ["mtl"])
+    assert [header, row] == get_cells(make_table(["mtl"], [scores]).to_markdown())[::2]
     expected = [scores[key] for key in ("tag_acc", "ents_f", "ents_p", "ents_r", "cats_score")]
     assert row[1:-1] == [f"{100 * score:.2f}" for score in expected]
     assert header[5] == "cats_score (macro F)"
@@ -76,7 +121,7 @@ def test_scores_without_labels(make_nlp, tmp_path):
     scores = nlp.evaluate(make_examples(nlp, "tagger"))
     path = tmp_path / "metrics.json"
     srsly.write_json(path, scores)
-    (row,) = get_cells(report([path]))[2:]
+    (row,) = get_scores([path])[2:]
     assert row[1] == f"{100 * scores['tag_acc']:.2f}"
     assert row[2:6] == ["-"] * 4
 
@@ -107,3 +152,178 @@ def test_no_file():
 def test_command_is_registered():
     assert "report" in [command.name for command in mtl_cli.registered_commands]
     assert spacy.util.registry.has("cli", "mtl")
+
+
+RUNS = ["multi-0", "multi-1", "tagger-1", "tagger-0", "textcat-0"]
+
+
+@pytest.fixture(scope="module")
+def reported(trained: Path) -> tuple[str, Path]:
+    """What the command prints, and the folder where it writes."""
+    out = trained / "out"
+    files = [f"--{kind}={out / name}" for kind, name in FILES.items()]
+    data = trained / "corpus.spacy"
+    code, printed = invoke(*(trained / name for name in RUNS), "--data", data, *files)
+    assert code == 0, printed
+    return printed, out
+
+
+FILES = {"html": "report.html", "json": "report.json", "output": "report.md"}
+
+
+def test_runs(reported):
+    runs = srsly.read_json(reported[1] / "report.json")["runs"]
+    assert [(run["name"], run["setting"], run["seed"]) for run in runs] == [
+        ("multi-0", "multi", 0),
+        ("multi-1", "multi", 1),
+        ("tagger-1", "tagger", 1),
+        ("tagger-0", "tagger", 0),
+        ("textcat-0", "textcat", 0),
+    ]
+    assert [run["tasks"] for run in runs] == [PIPELINES[run["setting"]] for run in runs]
+    for run in runs:
+        assert (run["source"], run["steps"]) == ("corpus.spacy", 4)
+        for kind in ("loss", "weight", "grad_norm"):
+            assert list(run["curves"][kind]) == run["tasks"]
+        assert [step for step, _ in run["curves"]["loss"][run["tasks"][0]]] == [0, 2, 4]
+    # At step 0 no head has a gradient for the encoder.
+    assert {pair: len(curve) for pair, curve in runs[0]["curves"]["cosine"].items()} == {
+        **{"ner|tagger": 2, "ner|textcat": 2, "tagger|textcat": 2}
+    }
+    assert runs[2]["curves"]["cosine"] == {}
+
+
+def test_scores_are_those_of_spacy_evaluate(trained, reported):
+    content = srsly.read_json(reported[1] / "report.json")
+    for run in content["runs"]:
+        scores = evaluate(str(trained / run["name"] / "model-best"), trained / "corpus.spacy")
+        for key in ("tag_acc", "ents_f", "ents_p", "ents_r", "cats_score"):
+            assert run["scores"].get(key) == pytest.approx(scores.get(key))
+    scores = {run["name"]: run["scores"] for run in content["runs"]}
+    for record in content["transfer"]:
+        key = {"tag_acc": "tag_acc", "cats_macro_f": "cats_score"}[record["measure"]]
+        for kind in ("single", "multi"):
+            names = [f"{record[kind]}-{seed}" for seed in range(record["seeds"])]
+            mean = sum(scores[name][key] for name in names) / len(names)
+            assert record[f"{kind}_mean"] == pytest.approx(mean)
+
+
+def test_transfer(reported):
+    content = srsly.read_json(reported[1] / "report.json")
+    found = [(r["task"], r["multi"], r["single"], r["seeds"]) for r in content["transfer"]]
+    assert found == [("tagger", "multi", "tagger", 2), ("textcat", "multi", "textcat", 1)]
+    for record in content["transfer"]:
+        assert record["docs"] == 4
+        assert record["p"] in [n / 16 for n in range(1, 17)]
+        difference = record["multi_mean"] - record["single_mean"]
+        assert record["difference"] == pytest.approx(difference)
+        assert (record["single_sd"] is None) is (record["seeds"] == 1)
+
+
+def test_labels_are_counted_once(reported):
+    content = srsly.read_json(reported[1] / "report.json")
+    for setting in ("multi", "tagger"):
+        labels = [r for r in content["labels"] if (r["task"], r["setting"]) == ("tagger", setting)]
+        assert sum(record["support"] for record in labels) == 34
+        confusions = [
+            r for r in content["confusions"] if (r["task"], r["setting"]) == ("tagger", setting)
+        ]
+        assert sum(record["count"] for record in confusions) == 2 * 34
+    assert {record["task"] for record in content["errors"]} <= {"tagger", "ner", "textcat"}
+
+
+def test_printed_and_markdown_and_json_agree(reported):
+    printed, out = reported
+    content = srsly.read_json(out / "report.json")
+    markdown = (out / "report.md").read_text(encoding="utf8")
+    assert to_markdown(make_tables(content)) == markdown
+    lines = [line for line in printed.splitlines() if line.startswith("|")]
+    assert set(lines) <= set(markdown.splitlines())
+    (row,) = [row for row in get_cells(printed) if row[0] == "tagger (tag_acc)"]
+    record = content["transfer"][0]
+    assert row[2].strip("*") == f"{100 * record['difference']:+.2f}"
+    assert row[4] == f"{100 * record['single_mean']:.2f} ± {100 * record['single_sd']:.2f}"
+    assert row[6:] == ["2", "4"]
+
+
+def test_page(reported):
+    html = (reported[1] / "report.html").read_text(encoding="utf8")
+    parser = HTMLParser()
+    sections = []
+    parser.handle_starttag = lambda tag, attrs: sections.append(  # type: ignore[method-assign]
+        dict(attrs).get("id") if tag == "section" else None
+    )
+    parser.feed(html)
+    assert [name for name in sections if name] == [
+        *("Transfer", "Scores", "Training", "Balance", "Labels", "Confusions", "Errors")
+    ]
+    assert not re.search(r"""(?:src|href)=["']?(?!["']?#)""", html)
+    titles = re.findall(r'<svg role="img" aria-label="([^"]*)"', html)
+    assert titles[:3] == ["loss of tagger", "loss of ner", "loss of textcat"]
+    assert {"tag_acc", "cats_score", "weights (multi)", "cosines (multi)"} <= set(titles)
+    assert '<mark class="entity"' in html
+
+
+def test_without_data(trained, tmp_path):
+    """The scores are those of the best step on the dev set."""
+    code, printed = invoke(trained / "multi-0", trained / "tagger-0", "--html", tmp_path / "a.html")
+    assert code == 0
+    assert "Transfer" not in printed
+    log = list(srsly.read_jsonl(trained / "multi-0" / "log.jsonl"))
+    best = max(log, key=lambda line: line["score"])["scores"]
+    (row,) = [row for row in get_cells(printed) if row[0] == "multi-0"]
+    assert row[1].strip("*") == f"{100 * best['tag_acc']:.2f}"
+    assert "Confusions" not in (tmp_path / "a.html").read_text(encoding="utf8")
+
+
+def test_folders_and_files_together(trained, paths):
+    code, printed = invoke(paths[0], trained / "tagger-0", "--data", trained / "corpus.spacy")
+    assert code == 0
+    assert [row[0] for row in get_cells(printed)[2:]] == ["metrics", "tagger-0"]
+
+
+def test_not_a_run(trained):
+    code, printed = invoke(trained / "multi-0" / "model-best", trained / "multi-0")
+    assert (code, "M230" in printed) == (1, True)
+
+
+def test_data_without_folders(trained, paths):
+    code, printed = invoke(*paths, "--data", trained / "corpus.spacy")
+    assert (code, "M233" in printed) == (1, True)
+
+
+def test_data_without_labels(trained, tmp_path):
+    docs = [spacy.blank("en").make_doc("no labels here")]
+    DocBin(docs=docs).to_disk(tmp_path / "dev.spacy")
+    code, printed = invoke(trained / "tagger-0", "--data", tmp_path / "dev.spacy")
+    assert (code, "M234" in printed, "tagger" in printed) == (1, True, True)
+
+
+def test_data_that_is_not_there(trained, tmp_path):
+    code, printed = invoke(trained / "tagger-0", "--data", tmp_path / "none.spacy")
+    assert (code, "M205" in printed) == (1, True)
+
+
+def test_same_run_twice(trained, tmp_path):
+    copy = shutil.copytree(trained / "tagger-0", tmp_path / "copy-0")
+    code, printed = invoke(trained / "tagger-0", copy)
+    assert (code, "M235" in printed) == (1, True)
+
+
+def test_other_dev_data(trained, tmp_path):
+    copy = shutil.copytree(trained / "tagger-0", tmp_path / "other-0")
+    config = copy / "model-best" / "config.cfg"
+    text = config.read_text(encoding="utf8")
+    config.write_text(text.replace("corpus.spacy", "other.spacy"), encoding="utf8")
+    code, printed = invoke(trained / "tagger-0", copy)
+    assert (code, "M236" in printed) == (1, True)
+
+
+def test_without_matplotlib(paths, tmp_path, monkeypatch):
+    for module in ("spacy_mtl.report.page", "spacy_mtl.report.plots"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, printed = invoke(*paths, "--html", tmp_path / "report.html")
+    assert (code, "M237" in printed, "spacy-mtl[report]" in printed) == (1, True, True)
+    assert invoke(*paths, "--json", tmp_path / "report.json")[0] == 0
+    assert len(srsly.read_json(tmp_path / "report.json")["runs"]) == 2

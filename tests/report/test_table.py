@@ -26,8 +26,12 @@ MULTI = {
 }
 
 
+def get_lines(names, runs):
+    return make_table(names, runs).to_markdown().splitlines()
+
+
 def test_one_run():
-    assert make_table(["mtl"], [MULTI]).splitlines() == [
+    assert get_lines(["mtl"], [MULTI]) == [
         "| run | tag_acc | ents_f | ents_p | ents_r | cats_score (F) | words/s |",
         "| --- | ------: | -----: | -----: | -----: | -------------: | ------: |",
         "| mtl |   90.00 |  66.67 |  75.00 |  60.00 |          50.00 |    3000 |",
@@ -36,7 +40,7 @@ def test_one_run():
 
 def test_the_best_is_bold():
     """Also each of two that look the same."""
-    assert make_table(["single", "multi"], [SINGLE, MULTI]).splitlines() == [
+    assert get_lines(["single", "multi"], [SINGLE, MULTI]) == [
         "| run    |   tag_acc |    ents_f |    ents_p |    ents_r | cats_score (F) |  words/s |",
         "| ------ | --------: | --------: | --------: | --------: | -------------: | -------: |",
         "| single | **91.23** |         - |         - |         - |      **50.00** |     1235 |",
@@ -45,10 +49,8 @@ def test_the_best_is_bold():
 
 
 def test_missing_scores():
-    table = make_table(["a", "b"], [{"tag_acc": 0.5}, {"ents_f": None}])
-    header, _, first, second = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()
-    ]
+    lines = get_lines(["a", "b"], [{"tag_acc": 0.5}, {"ents_f": None}])
+    header, _, first, second = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert header == ["run", "tag_acc", "ents_f", "ents_p", "ents_r", "cats_score", "words/s"]
     assert first == ["a", "**50.00**", "-", "-", "-", "-", "-"]
     assert second == ["b"] + ["-"] * 6
@@ -59,10 +61,7 @@ def test_category_scores_of_different_kinds_have_columns_of_their_own():
     runs = [
         {"cats_score": i / 10, "cats_score_desc": kind} for i, kind in enumerate(kinds, start=1)
     ]
-    cells = [
-        [cell.strip() for cell in line.split("|")[6:-2]]
-        for line in make_table("abcd", runs).splitlines()
-    ]
+    cells = [[cell.strip() for cell in line.split("|")[6:-2]] for line in get_lines("abcd", runs)]
     assert cells[0] == ["cats_score (macro F)", "cats_score (macro AUC)", "cats_score"]
     assert cells[2:] == [
         ["10.00", "-", "-"],
@@ -73,7 +72,7 @@ def test_category_scores_of_different_kinds_have_columns_of_their_own():
 
 
 def test_names_cannot_break_the_table():
-    lines = make_table(["a|b", "ä"], [SINGLE, MULTI]).splitlines()
+    lines = get_lines(["a|b", "ä"], [SINGLE, MULTI])
     assert lines[2].startswith("| a\\|b | ")
     assert lines[3].startswith("| ä    | ")
     assert len({len(line) for line in lines}) == 1

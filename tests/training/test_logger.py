@@ -2,6 +2,7 @@ import io
 import sys
 import time
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import MagicMock
@@ -117,6 +118,30 @@ def record_norms(nlp: Language) -> list[dict[str, float]]:
     return records
 
 
+def record_cosines(nlp: Language) -> list[dict[str, float]]:
+    """Note the cosine of each two tasks' gradients in each pass of the encoder, but for those of a
+    gradient that is 0.
+    """
+    records: list[dict[str, float]] = []
+    balancer = nlp.get_pipe("transformer").balancer  # type: ignore[attr-defined]
+    combine = balancer.combine
+
+    def recording_combine(batch):
+        rows = {k: g.astype("d").ravel() for k, g in batch.gradients.items() if g.any()}
+        records.append(
+            {
+                f"{a}|{b}": float(
+                    rows[a] @ rows[b] / numpy.sqrt(rows[a] @ rows[a] * (rows[b] @ rows[b]))
+                )
+                for a, b in combinations(sorted(rows), 2)
+            }
+        )
+        return combine(batch)
+
+    balancer.combine = recording_combine
+    return records
+
+
 def set_up(nlp: Language, **settings: Any) -> tuple[Callable[[Any], None], io.StringIO]:
     """The logger's `log_step` and what it prints."""
     stdout = io.StringIO()
@@ -151,6 +176,7 @@ class Run(NamedTuple):
     printed: list[str]
     losses: list[dict[str, list[float]]]
     norms: list[dict[str, float]]
+    cosines: list[dict[str, float]]
 
 
 @pytest.fixture(scope="module")
@@ -158,15 +184,14 @@ def logged(encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
     path = folder / "logs" / "deep" / "run.jsonl"
     nlp = make_pipeline(encoder, folder, {**LOGGER, "output_file": str(path)})
-    losses, norms = record_losses(nlp), record_norms(nlp)
+    losses, norms, cosines = record_losses(nlp), record_norms(nlp), record_cosines(nlp)
     printed = run(nlp)
-    return Run(nlp, path, read_lines(path), printed, losses, norms)
+    return Run(nlp, path, read_lines(path), printed, losses, norms, cosines)
 
 
 def test_lines(logged):
-    assert [list(line) for line in logged.lines] == [
-        ["step", "epoch", "score", "scores", "tasks", "words", "seconds", "words_per_second"]
-    ] * 3
+    keys = ["step", "epoch", "score", "scores", "tasks", "cosines", "words", "seconds"]
+    assert [list(line) for line in logged.lines] == [[*keys, "words_per_second"]] * 3
     assert [(line["step"], line["epoch"]) for line in logged.lines] == [(0, 0), (4, 1), (8, 2)]
     for line in logged.lines:
         assert list(line["scores"]) == SCORES
@@ -188,6 +213,19 @@ def test_lines_have_the_losses_of_update(logged):
             }
     first, last = logged.lines[0]["tasks"], logged.lines[-1]["tasks"]
     assert all(last[task]["loss"] < first[task]["loss"] for task in TASKS)
+
+
+def test_lines_have_the_cosines(logged):
+    """Heads begin with weights of 0, and so with no gradient for the encoder."""
+    assert logged.lines[0]["cosines"] == {}
+    for line, records in zip(
+        logged.lines[1:], [logged.cosines[1:5], logged.cosines[5:]], strict=True
+    ):
+        assert line["cosines"].keys() == {"ner|tagger", "ner|textcat", "tagger|textcat"}
+        for pair, cosine in line["cosines"].items():
+            mean = numpy.mean([record[pair] for record in records if pair in record])
+            assert cosine == pytest.approx(mean, abs=1e-5)
+            assert 1e-4 < abs(cosine) < 1
 
 
 def test_lines_have_words_per_second(logged):
@@ -259,6 +297,7 @@ def test_silent_tasks_and_missing_scores(encoder, tmp_path):
         assert row.split()[5:8] == ["-"] * 3
         assert row.split()[12:15] == ["-"] * 3
     assert sum(line["tasks"]["tagger"]["updates"] for line in read_lines(path)) in (4, 5)
+    assert [line["cosines"].keys() for line in read_lines(path)[1:]] == [{"tagger|textcat"}] * 2
 
 
 def test_accumulated_gradients(encoder, tmp_path):
@@ -318,6 +357,7 @@ def test_pipeline_without_shared_encoder(tmp_path):
     expected = {"tagger": {**SILENT, "loss": 1.0, "updates": 3}}
     assert [line["tasks"] for line in read_lines(path)] == [expected]
     assert info["tasks"] == expected
+    assert info["cosines"] == read_lines(path)[0]["cosines"] == {}
     assert (info["tasks.tagger.loss"], info["tasks.tagger.updates"]) == (1.0, 3)
     assert "tasks.tagger.weight" not in info
     # behind the loss no weight, norm, tag_acc or pos_acc; behind the score no speed or time left
@@ -386,6 +426,21 @@ def test_updates_before_the_training_do_not_count(make_nlp):
     info = make_info(losses=nlp.update(make_examples(nlp), sgd=sgd))
     log_step(info)
     assert [info["tasks"][task]["updates"] for task in TASKS] == [1, 1, 1]
+
+
+def test_cosines_before_the_training_do_not_count(make_nlp):
+    nlp = make_nlp()
+    sgd = nlp.create_optimizer()
+    for _ in range(3):
+        nlp.update(make_examples(nlp), sgd=sgd)
+    log_step, _ = set_up(nlp)
+    info = make_info(losses=nlp.update(make_examples(nlp, "ner"), sgd=sgd))
+    log_step(info)
+    assert info["cosines"] == {}
+    info = make_info(losses=nlp.update(make_examples(nlp, "ner", "tagger"), sgd=sgd))
+    nlp.get_pipe("transformer").flush()  # type: ignore[attr-defined]
+    log_step(info)
+    assert list(info["cosines"]) == ["ner|tagger"]
 
 
 def test_diverged_training_is_logged(tmp_path):

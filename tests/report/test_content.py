@@ -1,0 +1,147 @@
+import pytest
+
+from spacy_mtl.report.content import (
+    compare,
+    compare_task,
+    list_confusions,
+    list_errors,
+    list_labels,
+    make_content,
+)
+from spacy_mtl.report.runs import Run
+from spacy_mtl.report.scores import Answer, Evaluation, TaskAnswers
+
+LABELS = ["a", "b"]
+
+
+def make_answers(*tags: str, gold: str = "aab", measure: str = "tag_acc") -> TaskAnswers:
+    """Docs of three tokens, of which the first has no gold labels."""
+    right = {(i, i + 1, tag) for i, tag in enumerate(gold)}
+    docs = [Answer(right, {(i, i + 1, tag) for i, tag in enumerate(doc)}) for doc in tags]
+    return TaskAnswers(measure, LABELS, [None, *docs])
+
+
+def make_evaluation(**tasks: TaskAnswers) -> Evaluation:
+    n_docs = max(len(answers.docs) for answers in tasks.values())
+    return Evaluation({}, tasks, [["one ", "two ", "three"]] * n_docs)
+
+
+def test_compare_task():
+    """Alone 2 of 6 tags are right, and with the second seed 4; together 6 and 4."""
+    alone = [make_answers("bba", "aaa"), make_answers("aaa", "aaa")]
+    together = [make_answers("aab", "aab"), make_answers("aba", "aab")]
+    assert compare_task(alone, together) == {
+        "measure": "tag_acc",
+        "single_mean": pytest.approx((2 / 6 + 4 / 6) / 2),
+        "single_sd": pytest.approx((2 * (1 / 6) ** 2) ** 0.5),
+        "multi_mean": pytest.approx((1 + 4 / 6) / 2),
+        "multi_sd": pytest.approx((2 * (1 / 6) ** 2) ** 0.5),
+        "difference": pytest.approx(1 / 3),
+        "p": 0.5,  # each doc is better together: none or both exchanged
+        "seeds": 2,
+        "docs": 2,
+    }
+
+
+def test_compare_categories():
+    """The mean of the labels' F: 1/2 and 0 alone, 1 together."""
+    alone = make_answers("aba", measure="cats_macro_f")
+    together = make_answers("aab", measure="cats_macro_f")
+    record = compare_task([alone], [together])
+    assert (record["single_mean"], record["multi_mean"]) == (0.25, 1.0)
+    assert (record["single_sd"], record["multi_sd"], record["p"]) == (None, None, 1.0)
+
+
+def test_as_many_seeds_as_both_have():
+    alone = [make_answers("aab")]
+    together = [make_answers("aaa"), make_answers("bbb"), make_answers("bbb")]
+    record = compare_task(alone, together)
+    assert (record["seeds"], record["multi_sd"]) == (1, None)
+    assert record["difference"] == pytest.approx(-1 / 3)
+
+
+def test_transfer():
+    good, bad = make_answers("aab"), make_answers("aaa")
+    found = {
+        "both": [make_evaluation(tagger=good, ner=good)],
+        "tagger": [make_evaluation(tagger=bad)],
+        "others": [make_evaluation(tagger=bad, other=good)],
+    }
+    records = compare({"tagger": "tagger"}, found)
+    assert [(r["task"], r["single"], r["multi"]) for r in records] == [
+        ("tagger", "tagger", "both"),
+        ("tagger", "tagger", "others"),
+    ]
+    assert [r["difference"] for r in records] == [pytest.approx(1 / 3), 0.0]
+
+
+def test_task_without_labels_is_not_compared():
+    empty = TaskAnswers("tag_acc", [], [None, None])
+    found = {"a": [make_evaluation(tagger=empty)], "b": [make_evaluation(tagger=empty, ner=empty)]}
+    assert compare({"tagger": "a"}, found) == []
+
+
+def test_labels():
+    """Means over two seeds: of a, 2 and 2 of 2 are right; of b, 1 and 0 of 1."""
+    runs = [make_evaluation(tagger=make_answers(tags)) for tags in ("aab", "aac")]
+    runs[1].tasks["tagger"].labels.append("c")
+    b, c = {"p": 1.0, "r": 0.5, "f": pytest.approx(2 / 3), "support": 1.0}, None
+    assert list_labels({"x": runs}) == [
+        {"task": "tagger", "setting": "x", "label": "a"}
+        | {"p": 1.0, "r": 1.0, "f": 1.0, "support": 2.0},
+        {"task": "tagger", "setting": "x", "label": "b", **b},
+        {"task": "tagger", "setting": "x", "label": "c"}
+        | {"p": 0.0, "r": c, "f": 0.0, "support": 0.0},
+    ]
+
+
+def test_confusions():
+    runs = [make_evaluation(tagger=make_answers(tags)) for tags in ("aaa", "aaa", "baa")]
+    records = list_confusions({"x": runs})
+    assert [(r["gold"], r["predicted"], r["count"]) for r in records] == [
+        ("a", "a", 5),
+        ("b", "a", 3),
+        ("a", "b", 1),
+    ]
+    assert {(r["task"], r["setting"]) for r in records} == {("tagger", "x")}
+
+
+def test_errors_of_the_first_run_that_has_the_task():
+    found = {
+        "x": [make_evaluation(a=make_answers("aaa")), make_evaluation(a=make_answers("bbb"))],
+        "y": [make_evaluation(a=make_answers("bbb"), b=make_answers("aaa", "abb"))],
+    }
+    records = list_errors(found)
+    assert [(r["task"], r["setting"], r["doc"]) for r in records] == [
+        ("a", "x", 1),
+        ("b", "y", 1),
+        ("b", "y", 2),
+    ]
+    assert records[0]["gold"] == [{"start": 8, "end": 13, "label": "b"}]
+    assert records[0]["predicted"] == [{"start": 8, "end": 13, "label": "a"}]
+
+
+def test_files_of_scores():
+    scores = {"tag_acc": 0.5, "ents_f": None, "cats_score_desc": "macro F", "token_acc": 1.0}
+    content = make_content([Run("a", scores, "a.json")])
+    assert content == {
+        "runs": [
+            {
+                "name": "a",
+                "setting": None,
+                "tasks": [],
+                "seed": None,
+                "source": "a.json",
+                "scores": {"tag_acc": 0.5, "cats_score_desc": "macro F"},
+                "steps": None,
+                "curves": {},
+            }
+        ],
+        "data": None,
+        **{"transfer": [], "labels": [], "confusions": [], "errors": []},
+    }
+
+
+def test_nothing_to_run_over_the_data(tmp_path):
+    with pytest.raises(ValueError, match=r"M233.*dev.spacy"):
+        make_content([Run("a", {"tag_acc": 0.5}, "a.json")], tmp_path / "dev.spacy")
