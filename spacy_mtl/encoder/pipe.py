@@ -27,7 +27,7 @@ from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
 from .model import SharedTransformer
 from .tok2vec import replace_listener, replace_listener_cfg
 
-BUFFER = 16384  # tokens encoded together: enough to group by length, and 25 MB of rows
+BUFFER = 8192  # tokens encoded together: enough to group by length, and 12 MB of rows
 STREAK = 20  # broken batches of a task in a row that stop the training
 COUNTS = ("updates", "skipped")
 MEANS = ("loss", "weight", "grad_norm")
@@ -113,7 +113,7 @@ class SharedEncoder(Transformer):
 
         stream (Iterable[Doc]): The docs.
         batch_size (int): How many to encode together, if they are short: no more are taken once
-            they have 16,384 tokens, so that long docs need no more memory.
+            they have 8,192 tokens, so that long docs need no more memory.
         YIELDS (Doc): The docs in order.
         """
         error_handler = self.get_error_handler()
