@@ -236,7 +236,8 @@ def encode(model: SharedTransformer, pieces: Wordpieces, is_train: bool) -> torc
         batches = list(batch_by_length(lengths, model.attrs["max_batch_items"], limit))
         while batches:
             batch, length = batches.pop()
-            ids, mask, content = pad(pieces, batch, length, before, after, padding)
+            here = concat([numpy.arange(*pieces.bounds[s : s + 2]) for s in batch])
+            ids, mask, content = pad(pieces, batch, here, length, before, after, padding)
             try:
                 output = module(
                     input_ids=torch.from_numpy(ids).to(device),
@@ -249,7 +250,6 @@ def encode(model: SharedTransformer, pieces: Wordpieces, is_train: bool) -> torc
                 half = len(batch) // 2
                 batches += [(batch[:half], length), (batch[half:], length)]
                 continue
-            here = concat([numpy.arange(*pieces.bounds[s : s + 2]) for s in batch])
             found = output[torch.from_numpy(numpy.flatnonzero(content)).to(device)]
             hidden.index_copy_(0, torch.from_numpy(here).to(device), found.float())
     return hidden
@@ -262,6 +262,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 def pad(
     pieces: Wordpieces,
     batch: Ints1d,
+    text: Ints1d,
     length: int,
     before: list[int],
     after: list[int],
@@ -269,18 +270,19 @@ def pad(
 ) -> tuple[Ints2d, Ints2d, Any]:
     """Lay sequences under each other, with special tokens round them and padding behind.
 
+    text (Ints1d): Where their wordpieces stand in `pieces.ids`, one sequence after the other.
     length (int): Of the rows, L.
     RETURNS (Tuple[Ints2d, Ints2d, Bools2d]): Vocabulary ids, 1 where there is no padding, and
         True where there is a wordpiece of the text; all B x L.
     """
-    lengths = pieces.lengths[batch]
-    ids = numpy.full((len(batch), length), padding)
-    for row, s in zip(ids, batch, strict=True):
-        text = pieces.ids[pieces.bounds[s] : pieces.bounds[s + 1]]
-        row[: len(before) + len(text) + len(after)] = [*before, *text, *after]
-    position = numpy.arange(ids.shape[1]) - len(before)
-    mask = position < lengths[:, None] + len(after)
-    content = (position >= 0) & (position < lengths[:, None])
+    lengths = pieces.lengths[batch][:, None]
+    position = numpy.arange(length) - len(before)
+    mask = position < lengths + len(after)
+    content = (position >= 0) & (position < lengths)
+    ids = numpy.full(mask.shape, padding)
+    ids[:, : len(before)] = before
+    ids[content] = pieces.ids[text]
+    ids[mask & (position >= lengths)] = after * len(batch)
     return ids, mask.astype("int64"), content
 
 
