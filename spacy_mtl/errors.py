@@ -119,10 +119,96 @@ class Errors(metaclass=_WithCodes):
         "The encoder {encoder} has no list of layers that could learn at rates or times of their "
         "own. Set layer_decay = 1.0 and unfreeze_steps = 0 in the optimizer."
     )
+    M060 = (
+        "The checkpoint {path} is of another config:\n{differences}\nGive the config and the "
+        "overrides that the training was begun with, or another --output, or leave --resume out to "
+        "begin anew."
+    )
+    M061 = (
+        "Can't read the checkpoint {path}: {error}\nIt is cut off, corrupt or of another version. "
+        "Leave --resume out to begin anew."
+    )
+    M062 = (
+        "The checkpoint is not of these corpora: {reason}. Give the data that the training was "
+        "begun with, or leave --resume out to begin anew."
+    )
+    M063 = "--resume needs the folder of the training. Give it as --output."
+    M079 = (
+        "No head to calibrate: the components {pipes} are not of spacy-mtl. Give a pipeline with "
+        "mtl_tagger, mtl_ner, mtl_textcat or mtl_textcat_multilabel."
+    )
+    M080 = (
+        "The data has no labels for any of the heads {heads}. Give data with gold labels that were "
+        "not trained on, such as the dev data."
+    )
+    M081 = (
+        "'{name}' is no component with a threshold for categories that are independent. The "
+        "pipeline has: {names}."
+    )
+    M082 = (
+        "The pipeline has {n} components with a threshold for categories that are independent: "
+        "{names}. Name the one to look at after the data."
+    )
+    M083 = (
+        "No doc of the data has a category of '{name}'. Give data with gold categories, not only "
+        "ones that are ruled out."
+    )
+    M066 = "{name} = {value!r} in LoRA. Give {bound}."
+    M067 = (
+        "The target '{target}' of LoRA matches no layer of the encoder that can get an adapter. It "
+        "has names such as {names}. Give the end of such a name, a regular expression for whole "
+        "names, or 'all-linear'."
+    )
+    M068 = "LoRA needs packages that are missing: {error}\nRun `pip install spacy-mtl[lora]`."
+    M069 = (
+        "freeze = {patterns} in the optimizer freezes all adapters of the encoder: nothing of it "
+        "would learn. They are called, for example, {names}. Leave out the pattern, or set lora = "
+        "null in the encoder's model."
+    )
+    M070 = (
+        "'{task}' was made for {found} values per token, but the encoder '{encoder}' gives "
+        "{expected}. Take both from one pipeline, or give '{task}' its encoder by "
+        'replace_listeners = ["model.tok2vec"] beside `source`, or train it anew.'
+    )
+    M071 = (
+        "'{name}' comes from a trained pipeline, and the training data has labels that it does not "
+        "know: {unknown}. It knows {known}... Train a new '{name}' (factory, not source), or take "
+        "these labels out of the data."
+    )
+    M072 = (
+        "lora beside pretrained = false: the weights that adapters stand beside never learn, and "
+        "would stay random. Set lora = null, or pretrained = true."
+    )
+    M084 = (
+        "sampling = 'dynamic' in MixedCorpus follows the scores of a training, but with [training] "
+        "max_epochs = {max_epochs} the whole corpus is read before there are any. Set max_epochs = "
+        "-1, and epochs = 0 in the corpus."
+    )
+    M085 = (
+        "`targets` of MixedCorpus names components that are not there: {unknown}. The pipeline has "
+        "only {names}."
+    )
+    M089 = "The plot needs packages that are missing: {error}\nRun `pip install spacy-mtl[report]`."
+    M090 = "Can't plot to {path}: the suffix must be one of {formats}."
+    M073 = (
+        "A listener asks for layers = {layers!r}, but the encoder has the layers 0, the "
+        'embeddings, to {last}. Give "all", a list of such numbers, of which negative ones count '
+        "from the end, or null for the last one."
+    )
+    M074 = (
+        "A listener asks for the layers {layers}, but the encoder, which does not know of it, has "
+        "kept {known}. Let its upstream be the encoder's name or '*', and have both in the "
+        "pipeline when it is loaded."
+    )
+    M075 = (
+        "heads = {heads} of spacy-mtl.PrivateLayers.v1 can't share vectors of {width} numbers "
+        "evenly. Give a divisor of {width}."
+    )
+    M076 = "{name} = {value!r} in {architecture}. Give a whole number >= 1."
     # M1xx corpora and converters
     M120 = (
         "Unknown sampling '{sampling}'. Choose from: 'proportional', 'uniform', 'temperature', "
-        "'annealed'."
+        "'annealed', 'dynamic'."
     )
     M121 = "{name} = {value!r} in MixedCorpus. Give a number >= {least}."
     M122 = (
@@ -274,6 +360,11 @@ class Warnings(metaclass=_WithCodes):
     W003 = (
         "Out of memory with a batch of {n} sequences of {length} wordpieces: it is read in two "
         "halves. A smaller max_batch_items of mtl_transformer avoids this."
+    )
+    W004 = (
+        "{effect}: no logger tells the scores of the tasks. Set [training.logger] to "
+        "spacy-mtl.ProgressLogger.v1 or spacy-mtl.TaskCheckpoints.v1, or chain one to yours by "
+        "spacy.ChainLogger.v1."
     )
     W220 = "'{task}' has labels that are only in dev, and cannot learn them: {labels}."
     W221 = "'{task}' has labels with fewer than {least} examples in train: {labels}."

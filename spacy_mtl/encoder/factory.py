@@ -23,6 +23,8 @@ name = "minilm"
 tokenizer_config = {"use_fast": true}
 transformer_config = {}
 precision = "float32"
+lora = null
+pretrained = true
 
 [transformer.model.get_spans]
 @span_getters = "spacy-mtl.sentence_spans.v1"

@@ -19,7 +19,8 @@ class TaskBatch:
     """What the tasks that spoke in a batch want of the encoder. Silent tasks are not in it.
 
     losses (Dict[str, float]): Each task's loss, by component name.
-    gradients (Dict[str, Floats2d]): Each task's gradient at the token matrix, N x H.
+    gradients (Dict[str, Floats2d]): Each task's gradient at the token matrix, N x H; all layers
+        beside each other where listeners read several.
     pull (Optional[Callable[[Floats2d, str], torch.Tensor]]): Takes such a gradient to a level, as
         `EncoderPass.pull`.
     """
@@ -110,7 +111,8 @@ class GradientHub:
 
         listener (int): The listener's id.
         rows (Sequence[TokenRows]): The docs that it read.
-        gradients (Sequence[Floats2d]): The gradient of each doc's rows.
+        gradients (Sequence[Floats2d]): The gradient of each doc's rows, of the last layer or of
+            all layers of the matrix.
         RAISES (ValueError): M010 if the encoder's backward has already run.
         """
         task = self.tasks.get(listener, "unknown")
@@ -120,7 +122,8 @@ class GradientHub:
             xp = get_array_module(self.matrix.data)
             self.slots[task] = xp.zeros(self.matrix.data.shape, dtype="f")
         for row, gradient in zip(rows, gradients, strict=True):
-            self.slots[task][row.start : row.end] += gradient
+            # The last layer's columns, or all of them.
+            self.slots[task][row.start : row.end, -gradient.shape[1] :] += gradient
         self.heard.add(listener)
         if self.heard >= self.tasks.keys():
             self.on_complete()

@@ -15,7 +15,7 @@ LEVELS = ("features", "last_layer", "params")
 class EncoderPass:
     """Takes gradients from the token matrix back into the encoder.
 
-    matrix (torch.Tensor): The pass's output, N x H.
+    matrix (torch.Tensor): The pass's output, N x H, or N x K * H with K layers.
     module (torch.nn.Module): The encoder.
     docs (Sequence[Doc]): What it has read.
     """
@@ -31,7 +31,7 @@ class EncoderPass:
     def pull(self, d_matrix: Floats2d, level: str) -> torch.Tensor:
         """Find what a gradient at the token matrix is at a level, and leave all weights alone.
 
-        d_matrix (Floats2d): The gradient, N x H.
+        d_matrix (Floats2d): The gradient, as wide as the matrix.
         level (str): "features" for the token matrix itself, "last_layer" for the weights of the
             encoder's last layer, "params" for all of its weights.
         RETURNS (torch.Tensor): The gradient there, as one row.

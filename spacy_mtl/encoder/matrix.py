@@ -7,10 +7,11 @@ from typing import Any
 
 from spacy.tokens import Doc
 from spacy_transformers.data_classes import TransformerData, WordpieceBatch
-from thinc.api import Ragged
+from thinc.api import Ragged, get_array_module
 from transformers.file_utils import ModelOutput
 
-from ..types import Floats2d
+from ..errors import Errors
+from ..types import Floats2d, Floats3d
 from .wordpieces import offsets
 
 KEY: Any = ("._.", "trf_data", None, None)  # where `doc._.trf_data` lies
@@ -21,15 +22,22 @@ class TokenMatrix:
     """What the encoder says about a batch of docs.
 
     data (Floats2d): One row per token, N x H: the mean over the token's wordpieces, zeros for a
-        token without any.
+        token without any. With further layers their rows stand before it, N x K * H.
     lengths (List[int]): Tokens per doc.
+    layers (Tuple[int, ...]): The numbers of K layers, the last one's last; nothing if there is only
+        that.
     """
 
     data: Floats2d
     lengths: list[int]
+    layers: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def width(self) -> int:
+        return self.data.shape[1] // max(1, len(self.layers))
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
@@ -68,7 +76,7 @@ class TokenRows(TransformerData):
 
     @property
     def rows(self) -> Floats2d:
-        return self.matrix.data[self.start : self.end]
+        return self.matrix.data[self.start : self.end, -self.width :]
 
     @property
     def is_live(self) -> bool:
@@ -77,7 +85,25 @@ class TokenRows(TransformerData):
 
     @property
     def width(self) -> int:
-        return self.matrix.data.shape[1]
+        return self.matrix.width
+
+    def get_layers(self, numbers: Sequence[int]) -> Floats3d:
+        """RETURNS (Floats3d): The rows of K layers, n x K x H.
+        RAISES (ValueError): M074 if the encoder was not told to keep them.
+        """
+        known = self.matrix.layers
+        cube = self.matrix.data[self.start : self.end]
+        cube = cube.reshape(len(cube), max(1, len(known)), self.width)
+        return cube if known == tuple(numbers) else cube[:, find(numbers, known)]
+
+    def spread_layers(self, d_layers: Floats3d, numbers: Sequence[int]) -> Floats2d:
+        """RETURNS (Floats2d): The gradient of `get_layers` as one of the matrix's columns."""
+        known = self.matrix.layers
+        if known != tuple(numbers):
+            d_some, xp = d_layers, get_array_module(d_layers)
+            d_layers = xp.zeros((len(d_some), len(known), self.width), dtype="f")
+            d_layers[:, find(numbers, known)] = d_some
+        return d_layers.reshape(len(d_layers), len(known) * self.width)
 
     @property
     def wordpieces(self) -> WordpieceBatch:  # type: ignore[override]
@@ -96,6 +122,15 @@ class TokenRows(TransformerData):
 
     def __reduce__(self) -> Any:
         return TransformerData, (self.wordpieces, self.model_output, self.align)
+
+
+def find(numbers: Sequence[int], known: Sequence[int]) -> list[int]:
+    """RETURNS (List[int]): Where layers stand in the matrix.
+    RAISES (ValueError): M074 if one is not there.
+    """
+    if not set(numbers) <= set(known):
+        raise ValueError(Errors.M074.format(layers=numbers, known=known or "the last one only"))
+    return [known.index(number) for number in numbers]
 
 
 def get_rows(doc: Doc) -> TokenRows | None:

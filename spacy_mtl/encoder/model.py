@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -13,10 +14,12 @@ from spacy_transformers.layers import TransformerModel
 from spacy_transformers.layers.hf_shim import HFShim
 from thinc.api import Model, torch2xp
 
-from ..errors import Warnings
+from ..errors import Errors, Warnings
 from ..pretrained import load_pretrained
 from ..types import Ints1d, Ints2d
+from .layers import get_numbers
 from .levels import EncoderPass
+from .lora import LoRA, check_frozen, merge
 from .matrix import TokenMatrix
 from .precision import Precision, PredictionWeights, get_dtype
 from .wordpieces import Wordpieces, batch_by_length, concat, get_backend, get_wordpieces
@@ -38,6 +41,8 @@ class SharedTransformer(TransformerModel):
         tokenizer_config: dict[str, Any],
         transformer_config: dict[str, Any],
         precision: Precision,
+        lora: LoRA | None = None,
+        pretrained: bool = True,
     ) -> None:
         unloaded = HFObjects(None, None, None, dict(tokenizer_config), dict(transformer_config))
         get_dtype(precision, torch.device("cpu"))
@@ -50,7 +55,7 @@ class SharedTransformer(TransformerModel):
                 Model(
                     "hf-pytorch",
                     forward,
-                    shims=[EncoderShim(unloaded)],
+                    shims=[EncoderShim(unloaded, lora)],
                     dims={"nI": None, "nO": None},
                 )
             ],
@@ -59,7 +64,9 @@ class SharedTransformer(TransformerModel):
                 "name": str(name),
                 "get_spans": get_spans,
                 "precision": precision,
+                "pretrained": pretrained,
                 "max_batch_items": 4096,
+                "layers": None,  # of which listeners ask for more than the last
                 "has_transformer": False,
                 "set_transformer": set_transformer,
             },
@@ -100,13 +107,16 @@ class SharedTransformer(TransformerModel):
         return min(limit, positions) - sum(map(len, self.special_ids))
 
     def copy(self) -> "SharedTransformer":
-        """RETURNS (SharedTransformer): A model of its own with the same settings and weights."""
+        """RETURNS (SharedTransformer): A model of its own with the same settings and weights, in
+        which adapters are merged. It learns without any.
+        """
         copied = SharedTransformer(
             self.attrs["name"],
             self.attrs["get_spans"],
             self._init_tokenizer_config,
             self._init_transformer_config,
             self.attrs["precision"],
+            pretrained=self.attrs["pretrained"],
         )
         copied.attrs["max_batch_items"] = self.attrs["max_batch_items"]
         if self.attrs["has_transformer"]:
@@ -117,19 +127,45 @@ class SharedTransformer(TransformerModel):
 class EncoderShim(HFShim):
     """Holds the encoder's weights for thinc: saving, loading, moving and updating them.
 
+    lora (Optional[LoRA]): The adapters to train with, if any.
+    adapted (Optional[peft.LoraModel]): The same encoder, when it has got adapters.
     for_prediction (PredictionWeights): The same weights as predictions read them.
     """
 
-    def __init__(self, hf_model: HFObjects) -> None:
+    def __init__(self, hf_model: HFObjects, lora: LoRA | None = None) -> None:
         super().__init__(hf_model)
+        self.lora = lora
+        self.adapted: Any = None
         self.for_prediction = PredictionWeights()
+
+    def add_adapters(self) -> None:
+        """Make ready for training. What is saved and copied has no adapters: they are merged.
+
+        RAISES (ValueError): M067 or M068 if they cannot be added.
+        """
+        if self.lora and self.adapted is None:
+            self.adapted = self.lora.add_to(self._model)
+
+    def to_bytes(self) -> bytes:
+        if self.adapted is None:
+            return super().to_bytes()
+        merged = replace(self._hfmodel, transformer=merge(self.adapted))
+        return EncoderShim(merged).to_bytes()
+
+    def from_bytes(self, bytes_data: bytes) -> "EncoderShim":
+        self.adapted = None
+        return super().from_bytes(bytes_data)
 
     def finish_update(self, optimizer: Any) -> None:
         """Update the weights that have a gradient, and drop the gradients.
 
         A zero gradient is not the same as none: it would move a weight by its momentum.
+
+        RAISES (ValueError): M069 if there are adapters, and the optimizer freezes all of them.
         """
         if hasattr(optimizer, "step_module"):
+            if self.adapted is not None:
+                check_frozen(self._model, optimizer.freeze)
             optimizer.step_module(self.id, self._model)
         else:
             super().finish_update(optimizer)
@@ -161,6 +197,8 @@ def build_shared_transformer_v1(
     tokenizer_config: dict[str, Any] = {},  # noqa: B006
     transformer_config: dict[str, Any] = {},  # noqa: B006
     precision: Precision = "float32",
+    lora: LoRA | None = None,
+    pretrained: bool = True,
 ) -> Model[list[Doc], TokenMatrix]:
     """Build the shared encoder.
 
@@ -171,17 +209,32 @@ def build_shared_transformer_v1(
     transformer_config (dict): Settings for the encoder, such as its dropout.
     precision (str): "float32", "bfloat16", or "auto" for bfloat16 where the device computes it
         natively.
-    RAISES (ValueError): M005 for another precision; M001 to M004 when it is initialized.
+    lora (Optional[LoRA]): `spacy-mtl.LoRA.v1`: train adapters instead of the encoder's weights.
+        They are new whenever a training begins, and merged into the weights that are saved, so
+        that predictions need no peft.
+    pretrained (bool): Whether training begins with the weights of `name`, or with random ones in
+        an encoder of the same architecture and with its tokenizer.
+    RAISES (ValueError): M005 for another precision; M001 to M004 and M072 when it is initialized;
+        M067 and M068 when training begins.
     """
-    return SharedTransformer(name, get_spans, tokenizer_config, transformer_config, precision)
+    return SharedTransformer(
+        name, get_spans, tokenizer_config, transformer_config, precision, lora, pretrained
+    )
 
 
 def init(model: SharedTransformer, X: Any = None, Y: Any = None) -> None:
+    shim: Any = model.layers[0].shims[0]
     if not model.attrs["has_transformer"]:
+        if shim.lora and not model.attrs["pretrained"]:
+            raise ValueError(Errors.M072)
         loaded = load_pretrained(
-            model.attrs["name"], model._init_tokenizer_config, model._init_transformer_config
+            model.attrs["name"],
+            model._init_tokenizer_config,
+            model._init_transformer_config,
+            pretrained=model.attrs["pretrained"],
         )
         set_transformer(model, loaded)
+    shim.add_adapters()
 
 
 def set_transformer(model: SharedTransformer, loaded: HFObjects) -> None:
@@ -203,20 +256,31 @@ def forward(
 ) -> tuple[TokenMatrix, EncoderPass]:
     """Encode all docs in as many forward passes as lengths ask for, and pool to tokens once."""
     lengths = [len(doc) for doc in docs]
+    if is_train:
+        shim: Any = model.layers[0].shims[0]
+        shim.add_adapters()
+    last = model.transformer.config.num_hidden_layers
+    asked = get_numbers(model.attrs["layers"], last)
+    layers = asked and tuple(sorted({*asked, last}))
     with torch.inference_mode(not is_train), torch.set_grad_enabled(is_train):
         if sum(lengths):
             spans = model.attrs["get_spans"](docs)
             pieces = get_wordpieces(docs, spans, model.tokenizer, model.max_length)
-            matrix = pool(encode(model, pieces, is_train), pieces)
+            matrix = pool(encode(model, pieces, layers, is_train), pieces)
         else:
-            matrix = torch.zeros(0, model.get_dim("nO"), device=model.transformer.device)
+            width = model.get_dim("nO") * max(1, len(layers))
+            matrix = torch.zeros(0, width, device=model.transformer.device)
 
     data: Any = torch2xp(matrix.detach())
-    return TokenMatrix(data, lengths), EncoderPass(matrix, model.transformer, docs)
+    return TokenMatrix(data, lengths, layers), EncoderPass(matrix, model.transformer, docs)
 
 
-def encode(model: SharedTransformer, pieces: Wordpieces, is_train: bool) -> torch.Tensor:
-    """RETURNS (torch.Tensor): The last hidden state of every wordpiece, W x H, float32."""
+def encode(
+    model: SharedTransformer, pieces: Wordpieces, layers: Sequence[int], is_train: bool
+) -> torch.Tensor:
+    """RETURNS (torch.Tensor): The last hidden state of every wordpiece, W x H, float32; or those of
+    K layers beside each other, W x K * H.
+    """
     shim: Any = model.layers[0].shims[0]
     module, device = model.transformer, model.transformer.device
     before, after = model.special_ids
@@ -227,9 +291,15 @@ def encode(model: SharedTransformer, pieces: Wordpieces, is_train: bool) -> torc
         context: Any = torch.autocast(device.type, torch.bfloat16, dtype != torch.float32)
         module.train()
     else:
-        context, module = nullcontext(), shim.for_prediction.get(module, dtype)
-    kernels = shim.for_prediction.kernels if device.type == "cpu" else nullcontext()
-    hidden = torch.zeros(len(pieces.ids), model.get_dim("nO"), device=device)
+        context, module = nullcontext(), shim.for_prediction.get(shim.adapted or module, dtype)
+    kernels: Any = nullcontext()
+    if device.type == "cpu":
+        kernels = shim.for_prediction.kernels
+        if is_train:
+            kernels = kernels.learn_from([*pieces.ids, *before, *after, padding])
+    width = model.get_dim("nO") * max(1, len(layers))
+    hidden = torch.zeros(len(pieces.ids), width, device=device)
+    options = {"output_hidden_states": True} if layers else {}
     lengths = pieces.lengths + len(before) + len(after)
     limit = model.max_length + len(before) + len(after)
     with context, kernels:
@@ -242,7 +312,9 @@ def encode(model: SharedTransformer, pieces: Wordpieces, is_train: bool) -> torc
                 output = module(
                     input_ids=torch.from_numpy(ids).to(device),
                     attention_mask=None if mask.all() else torch.from_numpy(mask).to(device),
-                ).last_hidden_state.flatten(0, 1)
+                    **options,
+                )
+                states = join_states(output, layers).flatten(0, 1)
             except RuntimeError as err:
                 if len(batch) == 1 or not is_out_of_memory(err):
                     raise
@@ -250,9 +322,17 @@ def encode(model: SharedTransformer, pieces: Wordpieces, is_train: bool) -> torc
                 half = len(batch) // 2
                 batches += [(batch[:half], length), (batch[half:], length)]
                 continue
-            found = output[torch.from_numpy(numpy.flatnonzero(content)).to(device)]
+            found = states[torch.from_numpy(numpy.flatnonzero(content)).to(device)]
             hidden.index_copy_(0, torch.from_numpy(here).to(device), found.float())
     return hidden
+
+
+def join_states(output: Any, layers: Sequence[int]) -> torch.Tensor:
+    """RETURNS (torch.Tensor): The last hidden state, or those of K layers, B x L x K * H."""
+    if not layers:
+        return output.last_hidden_state
+    below = [output.hidden_states[number] for number in layers[:-1]]
+    return torch.cat([*below, output.last_hidden_state], dim=-1)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -1,6 +1,6 @@
 """The encoder inside one component, as `nlp.replace_listeners` leaves it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from spacy.tokens import Doc
@@ -8,7 +8,8 @@ from spacy_transformers.layers import trfs2arrays
 from thinc.api import Model, chain
 from thinc.types import Ragged
 
-from ..types import Floats2d
+from ..types import Floats2d, Floats3d
+from .layers import Layers, get_numbers, mix_layers
 from .matrix import TokenMatrix, TokenRows
 from .model import SharedTransformer, SpanGetter
 from .precision import Precision
@@ -22,6 +23,7 @@ def build_tok2vec_transformer_v1(
     precision: Precision = "float32",
     grad_factor: float = 1.0,
     pooling: Model[Ragged, Floats2d] | None = None,
+    layers: Layers = None,
 ) -> Model[list[Doc], list[Floats2d]]:
     """Build an encoder that one component has for itself.
 
@@ -30,8 +32,12 @@ def build_tok2vec_transformer_v1(
     grad_factor (float): Scales the component's gradient on its way to the encoder.
     pooling (Optional[Model[Ragged, Floats2d]]): Of a spacy-transformers listener that this takes
         the place of. Wordpieces are pooled by their mean in any case.
+    layers (Union[str, List[int], None]): As in `spacy-mtl.TaskListener.v1`.
     """
     encoder = SharedTransformer(name, get_spans, tokenizer_config, transformer_config, precision)
+    if layers is not None:
+        encoder.attrs["layers"] = layers
+        return mix_layers(chain(encoder, split_layers(grad_factor, layers)))
     if pooling is None:
         return chain(encoder, split_rows(grad_factor))
     return chain(chain(encoder, split_data()), trfs2arrays(pooling, grad_factor))
@@ -41,20 +47,35 @@ def replace_listener(
     model: SharedTransformer, listener: Model, pipe: Any
 ) -> Model[list[Doc], list[Any]]:
     """RETURNS (Model[List[Doc], List[Any]]): The encoder, giving what the listener gave."""
+    layers = model.attrs["layers"] = listener.attrs.get("layers")
+    if layers is not None:
+        return chain(model, split_layers(listener.attrs["grad_factor"], layers))
     if getattr(listener, "reads_rows", False):
         return chain(model, split_rows(listener.attrs["grad_factor"]))
     return chain(model, split_data())
 
 
-def replace_listener_cfg(encoder: dict[str, Any], listener: dict[str, Any]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): The config of what `replace_listener` makes."""
+def replace_listener_cfg(encoder: dict[str, Any], tok2vec: dict[str, Any]) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): The config of what `replace_listener` makes in the place of the
+    first listener in the config of a tok2vec layer.
+    """
     shared = ("name", "get_spans", "tokenizer_config", "transformer_config", "precision")
-    own = ("grad_factor", "pooling")
+    own = ("grad_factor", "pooling", "layers")
+    listener = next(get_listeners(tok2vec), {})
     return {
         "@architectures": "spacy-mtl.Tok2VecTransformer.v1",
         **{key: encoder[key] for key in shared if key in encoder},
         **{key: listener[key] for key in own if key in listener},
     }
+
+
+def get_listeners(config: Any) -> Iterator[dict[str, Any]]:
+    """YIELDS (Dict[str, Any]): The config of each listener, outer ones first."""
+    if isinstance(config, dict):
+        if "Listener." in config.get("@architectures", ""):
+            yield config
+        for block in config.values():
+            yield from get_listeners(block)
 
 
 def split_rows(grad_factor: float) -> Model[TokenMatrix, list[Floats2d]]:
@@ -69,6 +90,27 @@ def _split_rows_forward(
         return model.attrs["grad_factor"] * model.ops.flatten(d_rows)
 
     return [matrix.data[start:end] for start, end in matrix.bounds], backprop
+
+
+def split_layers(grad_factor: float, layers: Layers) -> Model[TokenMatrix, list[Floats3d]]:
+    """RETURNS (Model[TokenMatrix, List[Floats3d]]): The layers of each doc's rows."""
+    attrs = {"grad_factor": grad_factor, "layers": layers}
+    return Model("split_layers", _split_layers_forward, attrs=attrs)
+
+
+def _split_layers_forward(
+    model: Model, matrix: TokenMatrix, is_train: bool
+) -> tuple[list[Floats3d], Callable[[list[Floats3d]], Floats2d]]:
+    docs = matrix.doc_data
+    numbers = get_numbers(model.attrs["layers"], matrix.layers[-1])
+
+    def backprop(d_docs: list[Floats3d]) -> Floats2d:
+        d_rows = [
+            rows.spread_layers(d_rows, numbers) for rows, d_rows in zip(docs, d_docs, strict=True)
+        ]
+        return model.attrs["grad_factor"] * model.ops.flatten(d_rows)
+
+    return [rows.get_layers(numbers) for rows in docs], backprop
 
 
 def split_data() -> Model[TokenMatrix, list[TokenRows]]:

@@ -86,6 +86,17 @@ class AdamW(Optimizer):
             mean += (1 - self._get_decay(key)) * (weights - mean)
         return weights, gradient
 
+    def get_adam(self, key: int, module: torch.nn.Module) -> torch.optim.Optimizer:
+        """RETURNS (torch.optim.Optimizer): What updates an encoder, made when first asked for."""
+        known, adam = self.modules.get(key, (None, None))
+        if adam is None or known is not module:
+            adam = torch.optim.AdamW(
+                self._get_groups(module), betas=(self.b1, self.b2), eps=self.eps, fused=True
+            )
+            self.modules[key] = (module, adam)
+            self.nr_update[key, ""] = 0
+        return adam
+
     def step_module(self, key: int, module: torch.nn.Module) -> None:
         """Update all parameters of an encoder that have a gradient.
 
@@ -94,14 +105,7 @@ class AdamW(Optimizer):
         RAISES (ValueError): M041 if a pattern of `freeze` matches no parameter, M046 if the encoder
             has no layers, but settings for them.
         """
-        known, adam = self.modules.get(key, (None, None))
-        if known is not module:
-            adam = torch.optim.AdamW(
-                self._get_groups(module), betas=(self.b1, self.b2), eps=self.eps, fused=True
-            )
-            self.modules[key] = (module, adam)
-            self.nr_update[key, ""] = 0
-        assert adam is not None
+        adam = self.get_adam(key, module)
         n_done = self.nr_update[key, ""]
         learning = [p for group in adam.param_groups for p in group["params"]]
         if self.averages is not None and not n_done:
@@ -164,7 +168,8 @@ class AdamW(Optimizer):
             for is_matrix in (True, False)
         }
         for name, parameter in module.named_parameters():
-            if not any(fnmatchcase(name, pattern) for pattern in self.freeze):
+            is_frozen = any(fnmatchcase(name, pattern) for pattern in self.freeze)
+            if parameter.requires_grad and not is_frozen:
                 groups[n - depths[name], parameter.ndim > 1].append(parameter)
         return [
             {"params": found, "weight_decay": self.L2 if is_matrix else 0.0, "above": above}

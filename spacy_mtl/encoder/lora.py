@@ -1,0 +1,136 @@
+"""Low-rank adapters beside the encoder's weights, which alone learn; by peft, in training only."""
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import Errors
+
+ALL = "all-linear"
+LAYERS = (torch.nn.Linear, Conv1D, torch.nn.Embedding)
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Settings of LoRA (Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models").
+
+    rank (int): Rows of the first and columns of the second matrix of an adapter.
+    alpha (float): An adapter's output is multiplied by alpha / rank.
+    dropout (float): Of an adapter's input, from 0 to below 1.
+    target_modules (Union[str, Sequence[str]]): The layers that get an adapter: "all-linear", the
+        ends of their names, or one regular expression for whole names.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: str | Sequence[str]
+
+    def __post_init__(self) -> None:
+        for name, fits, bound in [
+            ("rank", self.rank >= 1, "a whole number >= 1"),
+            ("alpha", self.alpha > 0, "a number > 0"),
+            ("dropout", 0 <= self.dropout < 1, "a number from 0 to below 1"),
+        ]:
+            if not fits:
+                value = getattr(self, name)
+                raise ValueError(Errors.M066.format(name=name, value=value, bound=bound))
+
+    def add_to(self, encoder: torch.nn.Module) -> Any:
+        """Give an encoder adapters, which leave its outputs as they are until they learn. All its
+        other weights are frozen.
+
+        encoder (torch.nn.Module): Is changed.
+        RETURNS (peft.LoraModel): The same encoder, as `merge` needs it.
+        RAISES (ValueError): M067 if a target matches no layer, M068 if peft is missing.
+        """
+        try:
+            from peft import LoraConfig, LoraModel
+        except ImportError as err:
+            raise ValueError(Errors.M068.format(error=err)) from err
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # any number will do
+            lora_dropout=self.dropout,
+            target_modules=self.find_targets(encoder),
+        )
+        adapted = LoraModel(encoder, config, "default")
+        for module in encoder.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = False  # type: ignore[assignment]  # autocast does
+        return adapted
+
+    def find_targets(self, encoder: torch.nn.Module) -> list[str]:
+        """RETURNS (List[str]): The names of the layers that get an adapter. A pooler, whose output
+        nobody reads, is not among them.
+        RAISES (ValueError): M067 if a target matches none.
+        """
+        layers = {
+            name: layer
+            for name, layer in encoder.named_modules()
+            if isinstance(layer, LAYERS) and not name.startswith("pooler")
+        }
+        if self.target_modules == ALL:
+            return [n for n, layer in layers.items() if not isinstance(layer, torch.nn.Embedding)]
+        if isinstance(self.target_modules, str):
+            patterns = {self.target_modules: self.target_modules}
+        else:
+            patterns = {end: rf"(.*\.)?{re.escape(end)}" for end in self.target_modules}
+        found: set[str] = set()
+        for target, pattern in patterns.items():
+            try:
+                matched = {name for name in layers if re.fullmatch(pattern, name)}
+            except re.error:
+                matched = set()
+            if not matched:
+                names = list(layers)
+                raise ValueError(Errors.M067.format(target=target, names=names[:3] + names[-3:]))
+            found |= matched
+        return [name for name in layers if name in found]
+
+
+def create_lora_v1(
+    rank: int = 8,
+    alpha: float = 16.0,
+    dropout: float = 0.0,
+    target_modules: str | list[str] = ALL,
+) -> LoRA:
+    """Create the settings of LoRA for `lora` of `spacy-mtl.SharedTransformer.v1`.
+
+    rank (int): Of an adapter's matrices, >= 1.
+    alpha (float): An adapter's output is multiplied by alpha / rank.
+    dropout (float): Of an adapter's input, from 0 to below 1.
+    target_modules (Union[str, List[str]]): The layers that get an adapter, as in peft:
+        "all-linear"; a list of the ends of their names, such as ["query", "value"]; or a regular
+        expression for whole names.
+    RAISES (ValueError): M066 for a number that makes no sense; M067 and M068 when training begins.
+    """
+    return LoRA(rank, alpha, dropout, target_modules)
+
+
+def merge(encoder: Any) -> Any:
+    """Put what adapters have learnt into the weights of a copy.
+
+    encoder (torch.nn.Module): What `LoRA.add_to` returned, or an encoder without adapters.
+    RETURNS (torch.nn.Module): An encoder without adapters, which shares all tensors but those that
+        had one; the encoder itself if it has none.
+    """
+    if not hasattr(encoder, "merge_and_unload"):
+        return encoder
+    with torch.inference_mode(False), torch.no_grad():
+        shared = {id(p): torch.nn.Parameter(p.detach(), False) for p in encoder.parameters()}
+        # A safe merge replaces the tensors.
+        return copy.deepcopy(encoder, shared).merge_and_unload(safe_merge=True)
+
+
+def check_frozen(encoder: torch.nn.Module, patterns: Sequence[str]) -> None:
+    """RAISES (ValueError): M069 if an optimizer with these patterns freezes all adapters."""
+    learning = [name for name, p in encoder.named_parameters() if p.requires_grad]
+    if all(any(fnmatchcase(name, pattern) for pattern in patterns) for name in learning):
+        raise ValueError(Errors.M069.format(patterns=list(patterns), names=learning[:3]))

@@ -1,0 +1,194 @@
+"""Layers that a task has to itself, between the rows of the shared encoder and its head."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy
+import torch
+from spacy.tokens import Doc
+from thinc.api import (
+    Linear,
+    Model,
+    Relu,
+    chain,
+    residual,
+    torch2xp,
+    with_array,
+    xp2torch,
+    zero_init,
+)
+from thinc.layers.chain import init as init_layers
+
+from .encoder.wordpieces import batch_by_length, cut
+from .errors import Errors
+from .types import Bools2d, Floats2d, Ints2d
+
+BUDGET = 4096  # tokens read at once, padding included
+
+
+def build_adapter_v1(
+    tok2vec: Model[list[Doc], list[Floats2d]], width: int
+) -> Model[list[Doc], list[Floats2d]]:
+    """Put a bottleneck behind token vectors: down to `width` numbers, a non-linearity, up again,
+    and added to what came in, as in Houlsby et al. (2019), "Parameter-Efficient Transfer Learning
+    for NLP", section 2.1. It starts as the identity. Dropout is the head's.
+
+    tok2vec (Model[List[Doc], List[Floats2d]]): Where the vectors come from, such as a listener.
+    width (int): Of the bottleneck, such as 64.
+    RAISES (ValueError): M076 if it is no whole number >= 1.
+    """
+    check_counts("spacy-mtl.Adapter.v1", width=width)
+    adapter = residual(chain(Relu(width, dropout=0.0), Linear(init_W=zero_init)))
+    adapter.init = init_adapter
+    return put_behind(tok2vec, with_array(adapter))
+
+
+def init_adapter(model: Model, X: Floats2d | None = None, Y: Any = None) -> None:
+    model.layers[0].initialize(X=X, Y=X)
+
+
+def build_private_layers_v1(
+    tok2vec: Model[list[Doc], list[Floats2d]], depth: int = 1, heads: int = 4, window: int = 160
+) -> Model[list[Doc], list[Floats2d]]:
+    """Put transformer layers of the task's own behind token vectors: torch's, with four times the
+    width in their middle, with layer norm before each part, as Xiong et al. (2020), "On Layer
+    Normalization in the Transformer Architecture", and without it at the end. They start as the
+    identity. Dropout is the head's.
+
+    tok2vec (Model[List[Doc], List[Floats2d]]): Where the vectors come from, such as a listener.
+    depth (int): How many layers.
+    heads (int): Of each layer's attention; a divisor of the vectors' width.
+    window (int): The most tokens that see each other. Longer docs are cut into even parts, so
+        that time and memory grow with their length, not its square.
+    RAISES (ValueError): M076 for a number that is no whole number >= 1; M075, when it is
+        initialized, for `heads` that do not divide the width.
+    """
+    check_counts("spacy-mtl.PrivateLayers.v1", depth=depth, heads=heads, window=window)
+    # The weights are thinc's, not a torch shim's: so they are clipped with the rest of the head,
+    # kept when a gradient is broken, decayed, averaged and saved like all others.
+    layers: Model = Model(
+        "private_layers",
+        forward,
+        init=init,
+        dims={"nI": None, "nO": None},
+        attrs={"depth": depth, "heads": heads, "window": window, "dropout_rate": 0.0},
+    )
+    return put_behind(tok2vec, layers)
+
+
+def put_behind(tok2vec: Model, layer: Model) -> Model:
+    """RETURNS (Model): A chain that can be part of another."""
+    model = chain(tok2vec, layer)
+    model.init = init_chain
+    return model
+
+
+def init_chain(model: Model, X: list[Doc] | None = None, Y: Any = None) -> None:
+    init_layers(model, X=X)
+    model.layers[0].initialize(X=X)  # listeners have used up what they left on the docs
+
+
+def check_counts(architecture: str, **counts: Any) -> None:
+    """RAISES (ValueError): M076 unless all are whole numbers >= 1."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(Errors.M076.format(name=name, value=value, architecture=architecture))
+
+
+def init(model: Model, X: list[Floats2d] | None = None, Y: Any = None) -> None:
+    if not X or model.has_dim("nO"):
+        return
+    width, heads = X[0].shape[1], model.attrs["heads"]
+    if width % heads:
+        raise ValueError(Errors.M075.format(heads=heads, width=width))
+    model.set_dim("nI", width)
+    model.set_dim("nO", width)
+    for i in range(model.attrs["depth"]):
+        layer = get_layer(width, heads, 0.0, "cpu")
+        for last in (layer.self_attn.out_proj, layer.linear2):
+            torch.nn.init.zeros_(last.weight)
+            torch.nn.init.zeros_(last.bias)
+        for name, weights in layer.state_dict().items():
+            array: Any = torch2xp(weights)
+            model.set_param(f"{i}.{name}", model.ops.asarray_f(array))
+
+
+def get_layer(
+    width: int, heads: int, dropout: float, device: str = "meta"
+) -> torch.nn.TransformerEncoderLayer:
+    """RETURNS (torch.nn.TransformerEncoderLayer): A layer, by default without any weights."""
+    return torch.nn.TransformerEncoderLayer(
+        width,
+        heads,
+        4 * width,
+        dropout,
+        "gelu",
+        batch_first=True,
+        norm_first=True,
+        device=device,
+    )
+
+
+def forward(
+    model: Model[list[Floats2d], list[Floats2d]], docs: list[Floats2d], is_train: bool
+) -> tuple[list[Floats2d], Callable[[list[Floats2d]], list[Floats2d]]]:
+    lengths: Any = numpy.array([len(doc) for doc in docs], dtype="i")
+    attrs = model.attrs
+    layer = get_layer(model.get_dim("nO"), attrs["heads"], attrs["dropout_rate"]).train(is_train)
+    rows = xp2torch(model.ops.flatten(docs), requires_grad=is_train)
+    weights = {
+        name: xp2torch(model.get_param(name), requires_grad=is_train)
+        for name in sorted(model.param_names)
+    }
+    parts = split_names(weights, attrs["depth"])
+    with torch.inference_mode(not is_train), torch.set_grad_enabled(is_train):
+        output = rows.clone()
+        for places, mask in get_windows(lengths, attrs["window"]):
+            index = torch.from_numpy(places).to(rows.device)
+            is_token = torch.from_numpy(mask).to(rows.device)
+            hidden, options = rows[index], {} if mask.all() else {"src_key_padding_mask": ~is_token}
+            for part in parts:
+                hidden = torch.func.functional_call(layer, part, (hidden,), options)
+            output[index[is_token]] = hidden[is_token]
+
+    def backprop(d_docs: list[Floats2d]) -> list[Floats2d]:
+        found = torch.autograd.grad(
+            output,
+            [rows, *weights.values()],
+            xp2torch(model.ops.flatten(d_docs)),
+            materialize_grads=True,
+            allow_unused=True,  # when all docs are empty
+        )
+        gradients: list[Any] = [torch2xp(gradient) for gradient in found]
+        for name, gradient in zip(weights, gradients[1:], strict=True):
+            model.inc_grad(name, gradient)
+        return model.ops.unflatten(gradients[0], lengths)
+
+    data: Any = torch2xp(output.detach())
+    return model.ops.unflatten(data, lengths), backprop
+
+
+def split_names(weights: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+    """RETURNS (List[Dict[str, Any]]): Each layer's weights, by the names that torch gives them."""
+    parts: list[dict[str, Any]] = [{} for _ in range(depth)]
+    for name, value in weights.items():
+        number, _, own = name.partition(".")
+        parts[int(number)][own] = value
+    return parts
+
+
+def get_windows(lengths: Sequence[int], window: int) -> Iterator[tuple[Ints2d, Bools2d]]:
+    """Cut docs into windows of about as many tokens each, and group windows of about one length.
+
+    lengths (Sequence[int]): Tokens per doc.
+    window (int): Tokens per window at most.
+    YIELDS (Tuple[Ints2d, Bools2d]): For the windows of a group the rows of their tokens, and where
+        there is a token; both B x L.
+    """
+    bounds = cut(numpy.asarray(lengths), window)
+    filled = numpy.flatnonzero(numpy.diff(bounds))
+    starts, sizes = bounds[:-1][filled], numpy.diff(bounds)[filled]
+    for group, length in batch_by_length(sizes, BUDGET, window):
+        place = numpy.arange(length)
+        mask = place < sizes[group][:, None]
+        yield numpy.where(mask, starts[group][:, None] + place, 0), mask
