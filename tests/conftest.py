@@ -269,3 +269,9 @@ def encoder_gradient(nlp: Language) -> numpy.ndarray:
 def encoder_weights(nlp: Language) -> bytes:
     """The encoder's weights, byte by byte."""
     return b"".join(p.detach().numpy().tobytes() for p in encoder_module(nlp).parameters())
+
+
+def linear_unpacked(x, weight, bias, then="none"):
+    """What kernels.linear_packed computes, with weights that are not packed."""
+    y = torch.nn.functional.linear(x, weight, bias)
+    return torch.nn.functional.gelu(y) if then == "gelu" else y

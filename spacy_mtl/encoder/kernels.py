@@ -7,19 +7,24 @@ computes attention with dropout by a slow path, and draws dropout one number at 
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
+import numpy
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from transformers.activations import GELUActivation
 
+CACHED = 2**19  # attention scores that are computed together
+FORBIDDEN = -1e30  # of attention, so low that exp is 0
 SHORT = 48  # wordpieces; below, torch's fused attention is the faster one
 
 
 class CpuKernels(TorchFunctionMode):
-    """While active, the linear layers, attention and dropout of any encoder go the fastest way.
+    """While active, the linear layers, embeddings, attention and dropout of any encoder go the
+    fastest way.
 
     packed (Dict[int, torch.Tensor]): For predictions, by the id of each linear layer's weights, the
         same in the order in which the CPU wants to read them. Whoever changes a weight must clear
@@ -29,8 +34,14 @@ class CpuKernels(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.packed: dict[int, torch.Tensor] = {}
+        self.before_gelu: set[int] = set()  # ids of the weights of layers that a gelu follows
+        self.ids: Any = torch.zeros(0, dtype=torch.int64)  # of the pass that is learnt from
+        self.tables: dict[int, torch.Tensor] = {}  # embeddings of these, by the id of all
+        self.cast: tuple[Any, Any] = (None, None)  # what was last cast for a layer, and to what
         self.ways: dict[Any, Callable] = {
             functional.linear: self.linear,
+            functional.gelu: self.gelu,
+            functional.embedding: self.embedding,
             functional.scaled_dot_product_attention: attention,
             functional.dropout: dropout,
         }
@@ -40,17 +51,69 @@ class CpuKernels(TorchFunctionMode):
     ) -> Any:
         return self.ways.get(func, func)(*args, **kwargs or {})
 
+    @contextmanager
+    def learn_from(self, ids: Any) -> Iterator[None]:
+        """Make ready for the batches of one training pass.
+
+        ids (Ints1d): All vocabulary ids in it.
+        """
+        self.ids = torch.from_numpy(numpy.unique(ids))
+        try:
+            with self:
+                yield
+        finally:  # the pass's graph goes with its rows
+            self.ids, self.cast = self.ids[:0], (None, None)
+            self.tables.clear()
+
+    def embedding(
+        self, ids: Any, weight: Any, padding_idx: int | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Look ids up among those of the pass, so that the gradient for a whole vocabulary is made
+        once and not for each batch.
+        """
+        if torch.is_grad_enabled() and is_kept(weight) and 0 < 2 * len(self.ids) < len(weight):
+            places = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
+            if torch.equal(self.ids[places], ids):
+                if id(weight) not in self.tables:
+                    self.tables[id(weight)] = functional.embedding(
+                        self.ids, weight, padding_idx, *args, **kwargs
+                    )
+                return functional.embedding(places, self.tables[id(weight)])
+        return functional.embedding(ids, weight, padding_idx, *args, **kwargs)
+
     def linear(self, x: Any, weight: Any, bias: Any = None) -> Any:
         if torch.is_grad_enabled():
-            autocast = torch.is_autocast_enabled("cpu")
-            if x.dtype == torch.float32 and not autocast and one_dnn_pays():
+            if torch.is_autocast_enabled("cpu"):
+                # Queries, keys and values read the same rows: one cast, and one of the gradient.
+                if x is not self.cast[0]:
+                    self.cast = x, x.to(torch.get_autocast_dtype("cpu"))
+                x = self.cast[1]
+            elif x.dtype == torch.float32 and one_dnn_pays():
                 return linear_one_dnn(x, weight, bias)
         elif is_kept(weight) and x.dtype == weight.dtype and x.numel() and packing_pays(x.dtype):
             packed = self.packed.get(id(weight))
             if packed is None:
                 packed = self.packed[id(weight)] = pack(weight, x.numel() // x.shape[-1])
-            return linear_packed(x, packed, bias)
+            if id(weight) not in self.before_gelu or x.dtype != torch.float32:
+                return linear_packed(x, packed, bias)
+            y = linear_packed(x, packed, bias, "gelu")
+            y.is_activated = True
+            return y
         return functional.linear(x, weight, bias)
+
+    def gelu(self, x: Any, **kwargs: Any) -> Any:
+        return x if hasattr(x, "is_activated") else functional.gelu(x, **kwargs)
+
+    def start(self, module: Any) -> None:
+        """Make ready for predictions with other weights."""
+        self.packed.clear()
+        self.before_gelu = {
+            id(part.dense.weight)
+            for part in module.modules()
+            if type(part).__name__.endswith("Intermediate")
+            and isinstance(part.intermediate_act_fn, GELUActivation)
+            and part.intermediate_act_fn.act is functional.gelu
+        }
 
 
 def attention(
@@ -68,7 +131,8 @@ def attention(
     query, key, value (torch.Tensor): B x H x L x D; the value may have another D. Whatever else
         torch accepts goes to torch.
     """
-    slow = dropout_p > 0 or query.dtype == torch.bfloat16
+    is_bfloat16 = query.dtype == torch.bfloat16
+    slow = dropout_p > 0 or is_bfloat16 or (not torch.is_grad_enabled() and one_dnn_pays())
     plain = query.ndim == 4 and all(
         x.shape[:2] == query.shape[:2] and x.dtype == query.dtype for x in (key, value)
     )
@@ -76,6 +140,9 @@ def attention(
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, **kwargs
         )
+    if not torch.is_grad_enabled() and dropout_p == 0:
+        with nullcontext() if is_bfloat16 else one_dnn():
+            return attention_in_parts(query, key, value, attn_mask)
     with torch.autocast("cpu", enabled=False):
         q, k, v = (x.flatten(0, 1) for x in (query / math.sqrt(query.shape[-1]), key, value))
         scores = q @ k.transpose(1, 2)
@@ -89,14 +156,42 @@ def attention(
         return (dropout(scores.softmax(-1), dropout_p) @ v).unflatten(0, query.shape[:2])
 
 
+def attention_in_parts(query: Any, key: Any, value: Any, mask: Any) -> Any:
+    """Attention of so many sequences at a time that their scores stay in the CPU's cache."""
+    n_all, n_heads, length, width = query.shape
+    n = max(1, CACHED // (n_heads * length * key.shape[2]))
+    result = query.new_empty(n_all, length, n_heads, value.shape[-1]).transpose(1, 2)
+    exact = query.new_empty(min(n, n_all) * n_heads, length, key.shape[2], dtype=torch.float32)
+    rough = exact if query.dtype == exact.dtype else torch.empty_like(exact, dtype=query.dtype)
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, FORBIDDEN)
+        mask = mask.expand(n_all, n_heads, length, key.shape[2])
+    for start in range(0, n_all, n):
+        part = slice(start, start + n)
+        q, k, v = (x[part].flatten(0, 1) for x in (query, key, value))
+        scores, weights = rough[: len(q)], exact[: len(q)]
+        torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=width**-0.5, out=scores)
+        if mask is not None:
+            scores.unflatten(0, (-1, n_heads)).add_(mask[part])
+        torch.softmax(scores, -1, dtype=torch.float32, out=weights)
+        if scores is not weights:
+            weights = scores.copy_(weights)
+        result[part] = torch.bmm(weights, v).unflatten(0, (-1, n_heads))
+    return result
+
+
 def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    """Dropout with sixteen random bits per value, from torch's generator."""
+    """Dropout with fifteen random bits per value, from torch's generator. All in integers, which
+    is several times as fast as by way of booleans.
+    """
     if not training or not 0 < p < 1:
         return functional.dropout(x, p, training)
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    drop = round(p * 2**16) - 2**15
-    keep = bits.view(torch.int16)[: x.numel()].view(x.shape) >= drop
-    return x * keep.to(x.dtype).mul_(1 / (1 - p))
+    kept = bits.view(torch.int16)[: x.numel()].view(x.shape).bitwise_right_shift_(1)
+    kept = kept.sub_(round((1 - p) * 2**15) - 2**14).bitwise_right_shift_(15)  # all ones or zeros
+    one = kept.bitwise_and_(0x3F80).view(torch.bfloat16)  # its bits in bfloat16
+    return x * one.to(x.dtype).mul_(1 / (1 - p))
 
 
 def linear_one_dnn(x: Any, weight: Any, bias: Any = None) -> Any:
@@ -157,8 +252,8 @@ def pack(weight: Any, n_rows: int) -> Any:
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), n_rows)
 
 
-def linear_packed(x: Any, packed: Any, bias: Any) -> Any:
-    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+def linear_packed(x: Any, packed: Any, bias: Any, then: str = "none") -> Any:
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, then, [], "none")
 
 
 @cache

@@ -19,15 +19,18 @@ from spacy.vocab import Vocab
 from spacy_transformers import Transformer
 from spacy_transformers.annotation_setters import null_annotation_setter
 from spacy_transformers.layers import TransformerListener, TransformerModel
-from thinc.api import Model, Optimizer, get_array_module, set_dropout_rate
+from thinc.api import Model, NumpyOps, Optimizer, get_array_module, set_dropout_rate
 
 from ..errors import Errors, Warnings
+from .ahead import run_ahead
 from .hub import Balancer, GradientHub, TaskBatch
+from .layers import get_numbers
 from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
 from .model import SharedTransformer
 from .tok2vec import replace_listener, replace_listener_cfg
 
 BUFFER = 8192  # tokens encoded together: enough to group by length, and 12 MB of rows
+WORKERS = 2  # threads that encode on a CPU, ahead of the heads, each with its share of the cores
 STREAK = 20  # broken batches of a task in a row that stop the training
 COUNTS = ("updates", "skipped")
 MEANS = ("loss", "weight", "grad_norm")
@@ -78,19 +81,69 @@ class SharedEncoder(Transformer):
         self.diagnostics = Diagnostics()
         self._hub: GradientHub | None = None
         self._has_gradient = False
+        self._sourced: list[Any] = []
         self._pid = os.getpid()
         self._losses: dict[str, float] = {}
         self._losses_before: dict[str, float] = {}
 
+    def add_listener(self, listener: TransformerListener, component_name: str) -> None:
+        """Link a listener. Usually internal.
+
+        RAISES (ValueError): M073 if it asks for layers that the encoder lacks.
+        """
+        super().add_listener(listener, component_name)
+        self._ask_for_layers()
+
+    def remove_listener(self, listener: TransformerListener, component_name: str) -> bool:
+        """Unlink a listener. Usually internal.
+
+        RETURNS (bool): Whether it was linked.
+        """
+        if component_name in self.listener_map:
+            # `nlp.replace_listeners` walks over the list from which it takes them off.
+            self.listener_map[component_name] = list(self.listener_map[component_name])
+        return super().remove_listener(listener, component_name)
+
+    def _ask_for_layers(self) -> None:
+        """Tell the encoder which layers are read, if any listener reads more than the last."""
+        asked: set[int] = set()
+        for listener in self.listeners:
+            layers = listener.attrs.get("layers")
+            if layers is not None and self.model.attrs["has_transformer"]:
+                last = self.model.transformer.config.num_hidden_layers
+                numbers = get_numbers(layers, last)
+                listener.attrs["layers"] = list(numbers)
+                asked.update(numbers)
+        self.model.attrs["layers"] = sorted(asked) or None
+
     def find_listeners(self, component: Any) -> None:
-        """Link the listeners of a component, ours and spacy-transformers'."""
+        """Link the listeners of a component, ours and spacy-transformers'.
+
+        component (Pipe): The component.
+        RAISES (ValueError): M070 if it has been trained with an encoder of another width.
+        """
         super().find_listeners(component)
         if component.name in self.listener_map:
+            self._check_width(component.name)
             for node in component.model.walk():
                 if node.name == "trfs2arrays" and node.layers[0].name != "reduce_mean":
                     warnings.warn(
                         Warnings.W001.format(name=component.name, pooling=node.layers[0].name)
                     )
+
+    def _link_sourced(self) -> None:
+        # spaCy disables sourced components while it initializes the others, and then forgets them.
+        for component in self._sourced:
+            self.find_listeners(component)
+
+    def _check_width(self, task: str) -> None:
+        width = self.model.maybe_get_dim("nO")
+        for listener in self.listener_map[task]:
+            found = listener.maybe_get_dim("nO")
+            if width and found and found != width:
+                raise ValueError(
+                    Errors.M070.format(task=task, found=found, encoder=self.name, expected=width)
+                )
 
     def initialize(
         self,
@@ -102,10 +155,14 @@ class SharedEncoder(Transformer):
 
         get_examples (Callable): Not used, there is nothing to learn before training.
         nlp (Optional[Language]): The current pipeline.
-        RAISES (ValueError): M001 to M004 if the encoder cannot be loaded, M020 if the balancer
-            names a task that no component has.
+        RAISES (ValueError): M001 to M004, M067, M068 or M072 if the encoder cannot be made, M020
+            if the balancer names a task that no component has, M070 if a sourced head has another
+            width.
         """
         super().initialize(get_examples, nlp=nlp)
+        if nlp is not None:
+            self._sourced = [pipe for name, pipe in nlp.components if name in nlp.disabled]
+        self._link_sourced()
         self.balancer.check(self.listening_components)
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
@@ -117,15 +174,32 @@ class SharedEncoder(Transformer):
         YIELDS (Doc): The docs in order.
         """
         error_handler = self.get_error_handler()
-        for docs in buffer(stream, batch_size):
+        self._limit_threads()
+        workers = WORKERS if isinstance(self.model.ops, NumpyOps) else 1
+
+        def encode(group: tuple[list[Doc], list[Doc]]) -> TokenMatrix | None:
+            return self.predict(group[1]) if group[1] else None
+
+        for (docs, todo), get in run_ahead(encode, self._group(stream, batch_size), workers):
             try:
-                # While a training pass waits for its gradient, its docs have their rows.
-                todo = [doc for doc in docs if not is_live(doc)]
-                if todo:
-                    self.set_annotations(todo, self.predict(todo))
+                matrix = get()
+                if matrix is not None:
+                    self.set_annotations(todo, matrix)
                 yield from docs
             except Exception as err:
                 error_handler(self.name, self, docs, err)
+
+    def _group(
+        self, stream: Iterable[Doc], batch_size: int
+    ) -> Iterator[tuple[list[Doc], list[Doc]]]:
+        """YIELDS (Tuple[List[Doc], List[Doc]]): The next docs, and those of them to be encoded:
+        while a training pass waits for its gradient, its docs have their rows.
+        """
+        for docs in buffer(stream, batch_size):
+            todo = [doc for doc in docs if not is_live(doc)]
+            if todo:
+                self.flush()
+            yield docs, todo
 
     def predict(self, docs: Iterable[Doc]) -> TokenMatrix:  # type: ignore[override]
         """Encode a batch of docs, without modifying them.
@@ -133,12 +207,16 @@ class SharedEncoder(Transformer):
         docs (Iterable[Doc]): The docs.
         RETURNS (TokenMatrix): One row per token.
         """
+        self._limit_threads()
         self.flush()
+        self._ask_for_layers()
+        return self.model.predict(list(docs))
+
+    def _limit_threads(self) -> None:
         if os.getpid() != self._pid:
             # A worker of `n_process`: a forked OpenMP pool would wait forever for its threads.
             torch.set_num_threads(1)
             self._pid = os.getpid()
-        return self.model.predict(list(docs))
 
     def set_annotations(  # type: ignore[override]
         self, docs: Iterable[Doc], predictions: TokenMatrix
@@ -180,7 +258,9 @@ class SharedEncoder(Transformer):
         docs = [eg.predicted for eg in examples]
         if not any(len(doc) for doc in docs):
             return losses
+        self._link_sourced()
         self.balancer.check(self.listening_components)
+        self._ask_for_layers()
         set_dropout_rate(self.model, drop)
         matrix, backprop = self.model.begin_update(docs)
         tasks = {

@@ -1,12 +1,14 @@
 """Which arithmetic the encoder uses."""
 
 import copy
+from threading import Lock
 from typing import Any, Literal
 
 import torch
 
 from ..errors import Errors
 from .kernels import CpuKernels
+from .lora import merge
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
@@ -46,19 +48,23 @@ class PredictionWeights:
         self.kernels = CpuKernels()
         self._module: Any = None
         self._state: Any = None
+        self._lock = Lock()  # two threads may ask at once
         self._weights: Any = None  # held, so that no others get their addresses
 
     def __reduce__(self) -> Any:
         return PredictionWeights, ()
 
     def get(self, module: Any, dtype: torch.dtype) -> Any:
-        """RETURNS (torch.nn.Module): The module, or a copy of it in another precision."""
+        """RETURNS (torch.nn.Module): The module, or a copy of it in another precision, and with its
+        adapters merged.
+        """
         state = dtype, [(p.data_ptr(), p._version) for p in module.parameters()]
-        if state != self._state:
-            self.kernels.packed.clear()
-            self._weights = [p.detach() for p in module.parameters()]
-            self._module, self._state = cast(module, dtype), state
-        return self._module.train(False)
+        with self._lock:
+            if state != self._state:
+                self._weights = [p.detach() for p in module.parameters()]
+                self._module, self._state = cast(merge(module), dtype).train(False), state
+                self.kernels.start(self._module)
+            return self._module.train(False)
 
     def forget(self) -> None:
         """To be called after a fused optimizer, which leaves no trace at the weights."""

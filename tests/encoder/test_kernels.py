@@ -1,7 +1,9 @@
 """What the kernels compute is what torch computes."""
 
+import json
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ import numpy
 import pytest
 import spacy
 import torch
-from conftest import FAMILIES, TEXTS, build_encoder
+from conftest import FAMILIES, TEXTS, build_encoder, linear_unpacked
 from spacy.tokens import Doc
 from spacy_transformers.span_getters import configure_strided_spans
 from torch.nn import functional
@@ -59,7 +61,7 @@ def forced(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kernels, "one_dnn", nullcontext)
     if not can_pack():
         monkeypatch.setattr(kernels, "pack", lambda weight, n_rows: weight.detach().clone())
-        monkeypatch.setattr(kernels, "linear_packed", functional.linear)
+        monkeypatch.setattr(kernels, "linear_packed", linear_unpacked)
 
 
 @pytest.fixture
@@ -122,6 +124,29 @@ def test_attention_in_bfloat16(kind: str, torchs: list[Any]) -> None:
     exact = functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask)
     torch.testing.assert_close(found.float(), exact, rtol=0, atol=2**-5)
     assert (found.float() - exact).norm() < 2**-7 * exact.norm()
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+@pytest.mark.parametrize("cached", [1, 4 * 64 * 64 * 2, 2**19])
+def test_attention_of_predictions(
+    kind: str,
+    dtype: torch.dtype,
+    cached: int,
+    torchs: list[Any],
+    forced: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In parts of one sequence, of two and one, or of all."""
+    monkeypatch.setattr(kernels, "CACHED", cached)
+    q, k, v = (x.to(dtype) for x in make_qkv(value_size=6))
+    mask = make_mask(kind)
+    with torch.inference_mode():
+        found = attention(q, k, v, mask)
+    assert not torchs and found.dtype == dtype and found.shape == v.shape
+    exact = functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask)
+    atol = 2**-5 if dtype == HALF else 1e-6
+    torch.testing.assert_close(found.float(), exact, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("kind", ["bool", "float", "infinite"])
@@ -211,8 +236,8 @@ def test_rate_of_dropout(p: float) -> None:
     n = 2**18
     torch.manual_seed(0)
     dropped = (dropout(torch.ones(n, 4), p) == 0).double()
-    rate = round(p * 2**16) / 2**16
-    assert abs(rate - p) <= 2**-17
+    rate = 1 - round((1 - p) * 2**15) / 2**15
+    assert abs(rate - p) <= 2**-16
     sigma = math.sqrt(rate * (1 - rate) / n)
     assert (dropped.mean(0) - rate).abs().max() < 5 * sigma
     both = (dropped.T @ dropped / n)[~torch.eye(4, dtype=torch.bool)]
@@ -584,3 +609,82 @@ def test_training_with_dropout(precision: str, tmp_path: Path) -> None:
     assert min(lengths) < SHORT <= max(lengths)
     for name, gradient in first.items():
         assert gradient.isfinite().all() and torch.equal(gradient, second[name])
+
+
+# Embeddings of a training pass
+
+
+@pytest.mark.parametrize("padding_idx", [None, 3])
+def test_one_gradient_for_the_vocabulary(padding_idx: int | None) -> None:
+    """The batches of a pass look rows up in one small table, and the gradients are the same."""
+    ours, plain = (torch.nn.Embedding(500, 6, padding_idx) for _ in range(2))
+    plain.load_state_dict(ours.state_dict())
+    batches = [torch.tensor([[3, 7, 9], [7, 7, 499]]), torch.tensor([[9, 0, 3]])]
+    mode = CpuKernels()
+    with mode.learn_from(numpy.array([499, 0, 3, 7, 9, 7])):
+        found = [ours(ids) for ids in batches]
+        assert [len(table) for table in mode.tables.values()] == [5]
+    assert not mode.tables  # nor the pass's graph
+    expected = [plain(ids) for ids in batches]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+        weight = normal(*one.shape)
+        (one * weight).sum().backward(retain_graph=True)
+        (other * weight).sum().backward(retain_graph=True)
+    torch.testing.assert_close(ours.weight.grad, plain.weight.grad, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["other ids", "small", "prediction", "no pass"])
+def test_embeddings_that_are_left_to_torch(case: str) -> None:
+    """Ids that the pass does not have, such as those of positions, and tables not worth it."""
+    embedding = torch.nn.Embedding(6 if case == "small" else 500, 4)
+    ids = torch.tensor([1, 2, 5 if case == "other ids" else 3])
+    mode = CpuKernels()
+    with mode.learn_from(numpy.array([1, 2, 3])) if case != "no pass" else mode:
+        with torch.set_grad_enabled(case != "prediction"):
+            found = embedding(ids)
+        assert not mode.tables
+    assert torch.equal(found, embedding.weight[ids])
+
+
+def test_layers_that_read_the_same_rows_cast_them_once() -> None:
+    x, mode = normal(4, 8).requires_grad_(), CpuKernels()
+    layers = [torch.nn.Linear(8, 3) for _ in range(3)]
+    with torch.autocast("cpu", torch.bfloat16), mode.learn_from(numpy.array([0])):
+        found = [layer(x) for layer in layers]
+        assert mode.cast[0] is x and mode.cast[1].dtype == HALF
+    assert mode.cast == (None, None)
+    sum(y.float().sum() for y in found).backward()  # type: ignore[attr-defined]
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = [layer(x) for layer in layers]
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    exact = sum(layer.weight.sum(0) for layer in layers)
+    torch.testing.assert_close(x.grad, exact.expand(4, 8), rtol=0, atol=2**-6)  # type: ignore[attr-defined]
+
+
+# Activations of predictions
+
+
+def test_an_activation_is_computed_with_its_layer(forced: None, tmp_path: Path) -> None:
+    """Once, also by two threads at a time, which share what is packed."""
+    model = make_model(str(build_encoder("bert", tmp_path)))
+    expected = model.predict(make_docs()).data
+    modes = get_modes(model)
+    assert len(modes.before_gelu) == 2 < len(modes.packed)
+    del modes.ways[functional.gelu]  # were they not marked, they would be activated twice
+    assert numpy.abs(model.predict(make_docs()).data - expected).max() > 1e-3
+    modes.ways[functional.gelu] = modes.gelu
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda _: model.predict(make_docs()).data, range(20)):
+            numpy.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_another_activation_is_left_alone(forced: None, tmp_path: Path) -> None:
+    folder = build_encoder("bert", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    model, plain = make_model(str(folder)), make_model(str(folder))
+    get_modes(plain).ways.clear()
+    found, expected = (m.predict(make_docs()).data for m in (model, plain))
+    numpy.testing.assert_allclose(found, expected, atol=1e-5)
+    assert get_modes(model).packed and not get_modes(model).before_gelu

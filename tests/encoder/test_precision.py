@@ -13,12 +13,11 @@ import numpy
 import pytest
 import spacy
 import torch
-from conftest import FAMILIES, TEXTS, build_encoder, encoder_weights
+from conftest import FAMILIES, TEXTS, build_encoder, encoder_weights, linear_unpacked
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy_transformers.span_getters import configure_strided_spans
 from thinc.api import Adam
-from torch.nn import functional
 
 from spacy_mtl.encoder import kernels
 from spacy_mtl.encoder.model import SharedTransformer, build_shared_transformer_v1
@@ -35,7 +34,7 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed copies are made on any machine: a stale one would be seen."""
     monkeypatch.setattr(kernels, "packing_pays", lambda dtype: True)
     monkeypatch.setattr(kernels, "pack", lambda weight, n_rows: weight.detach().clone())
-    monkeypatch.setattr(kernels, "linear_packed", functional.linear)
+    monkeypatch.setattr(kernels, "linear_packed", linear_unpacked)
 
 
 def make_model(name: str, precision: Any) -> SharedTransformer:
