@@ -1,11 +1,12 @@
 """A task that has stopped improving leaves the encoder to the others."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..encoder.hub import TaskBatch
-from ..errors import Errors
+from ..errors import Errors, Warnings
 from .base import ScalarBalancer, check_names, check_setting
 
 
@@ -30,6 +31,8 @@ class EarlyStopping(ScalarBalancer):
         self.best: dict[str, float] = {}
         self.waited: dict[str, int] = {}
         self.stopped: list[str] = []
+        self.observer: Any = None  # who tells the scores
+        self._steps = 0
 
     @property
     def frozen(self) -> list[str]:
@@ -62,7 +65,12 @@ class EarlyStopping(ScalarBalancer):
         self.balancer.check(tasks)
 
     def step(self) -> None:
+        """Called once per update of the weights. Warns by W004 if nobody tells the scores."""
         self.balancer.step()
+        self._steps += 1
+        # A single update is no training, but a trial such as `spacy mtl debug` makes.
+        if self._steps == 2 and self.patience and self.observer is None:
+            warnings.warn(Warnings.W004.format(effect="spacy-mtl.EarlyStopping.v1 stops no task"))
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -83,7 +91,8 @@ def create_early_stopping_v1(
     balancer: Any, patience: dict[str, int], factor: float = 0.0
 ) -> EarlyStopping:
     """Stop a task whose own score has not improved for its patience, while the others go on. The
-    scores come from the logger `spacy-mtl.TaskCheckpoints.v1`: without it no task stops.
+    scores come from the logger `spacy-mtl.ProgressLogger.v1` or `spacy-mtl.TaskCheckpoints.v1`:
+    without either no task stops, and a warning says so.
 
     balancer (Balancer): Weighs the tasks until then; any but GradDrop.
     patience (Dict[str, int]): For a component the evaluations, >= 1, that it may go on without a

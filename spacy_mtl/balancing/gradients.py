@@ -1,3 +1,4 @@
+# ruff: noqa: B006 -- empty dicts of weights, which nothing changes
 """Weights from the tasks' gradients: from their norms and the angles between them.
 
 What can be seen of a conflict depends on the level:
@@ -10,6 +11,7 @@ What can be seen of a conflict depends on the level:
   memory of a whole gradient, for each task.
 
 At every level the encoder's gradient is the weighted sum of the tasks' gradients, by one backward.
+The plain sum that it is given the norm of is that of the gradients times their `weights`.
 """
 
 import math
@@ -28,24 +30,53 @@ from ..encoder.levels import LEVELS
 from ..errors import Errors
 from ..types import Floats2d
 from .base import RandomBalancer, check_setting
+from .static import StaticWeights
 
 CHUNK = 1 << 20  # columns that are turned to float64 at a time
 CANCELLED = 1e-10  # of the squared norms: a sum below it holds nothing but rounding
 
 
-class GradientBalancer(RandomBalancer):
+class PriorBalancer(RandomBalancer):
+    """Has the tasks' gradients multiplied by numbers before its method looks at them, as if these
+    were factors of the losses.
+
+    weights (Dict[str, Any]): As of `StaticWeights`.
+    seed (int): Of the random numbers.
+    """
+
+    def __init__(self, weights: dict[str, Any], seed: int) -> None:
+        super().__init__(seed)
+        self.prior = StaticWeights(weights)
+
+    def check(self, tasks: Sequence[str]) -> None:
+        self.prior.check(tasks)
+
+    def step(self) -> None:
+        self.prior.step()
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"prior": self.prior.to_dict()}
+
+    def from_dict(self, state: dict[str, Any]) -> None:
+        super().from_dict(state)
+        self.prior.from_dict(state.get("prior", {}))
+
+
+class GradientBalancer(PriorBalancer):
     """Weigh the tasks by the Gramian of their gradients.
 
     The Gramian is divided by its mean diagonal, so that no method depends on how large gradients
-    are. Tasks without a gradient are left out, and get the weight 1. A method is a subclass with
-    `solve`.
+    are. Tasks without a gradient are left out, and keep the weight that they are given. A method
+    is a subclass with `solve`.
 
     level (str): Where to take the gradients: "features", "last_layer" or "params".
     rescale (bool): Whether to give the result the norm of the plain sum, at that level.
+    weights (Dict[str, Any]): What to multiply the gradients by before.
+    seed (int): Of the random numbers.
     """
 
-    def __init__(self, level: str, rescale: bool, seed: int = 0) -> None:
-        super().__init__(seed)
+    def __init__(self, level: str, rescale: bool, weights: dict[str, Any], seed: int = 0) -> None:
+        super().__init__(weights, seed)
         if level not in LEVELS:
             raise ValueError(Errors.M024.format(level=level, levels=", ".join(LEVELS)))
         self.level, self.rescale = level, rescale
@@ -56,15 +87,17 @@ class GradientBalancer(RandomBalancer):
 
     def weigh(self, batch: TaskBatch) -> dict[str, float]:
         seeds = self.draw_seeds()
-        weights = dict.fromkeys(batch.names, 1.0)
-        active = sorted(task for task in batch.names if batch.norms[task])
+        weights = self.prior.weigh(batch)
+        active = sorted(task for task in batch.names if weights[task] * batch.norms[task])
         if len(active) > 1:
             gramian = get_gramian(batch.get_rows(active, self.level))
+            prior = torch.tensor([weights[task] for task in active], dtype=gramian.dtype)
+            gramian *= torch.outer(prior, prior)
             gramian /= gramian.diagonal().mean()
             found = self.solve(active, gramian, seeds)
             if self.rescale:
                 found = found * get_scale(gramian, found)
-            weights.update(zip(active, found.tolist(), strict=True))
+            weights.update(zip(active, (prior * found).tolist(), strict=True))
         return weights
 
 
@@ -76,9 +109,15 @@ class TorchJD(GradientBalancer):
     """
 
     def __init__(
-        self, method: str, level: str, rescale: bool, seed: int = 0, **settings: Any
+        self,
+        method: str,
+        level: str,
+        rescale: bool,
+        weights: dict[str, Any],
+        seed: int = 0,
+        **settings: Any,
     ) -> None:
-        super().__init__(level, rescale, seed)
+        super().__init__(level, rescale, weights, seed)
         self.method, self.settings = method, settings
 
     @cached_property
@@ -90,7 +129,8 @@ class TorchJD(GradientBalancer):
             raise ValueError(Errors.M023.format(method=self.method, error=err)) from err
 
     def check(self, tasks: Sequence[str]) -> None:
-        """RAISES (ValueError): M023 if a package is missing."""
+        """RAISES (ValueError): M020 for weights of other tasks, M023 if a package is missing."""
+        super().check(tasks)
         _ = self.weighting
 
     def solve(self, tasks: list[str], gramian: torch.Tensor, seeds: list[int]) -> torch.Tensor:
@@ -108,8 +148,10 @@ class GradVac(GradientBalancer):
     beta (float): How much of a cosine goes into its mean.
     """
 
-    def __init__(self, beta: float, level: str, rescale: bool, seed: int) -> None:
-        super().__init__(level, rescale, seed)
+    def __init__(
+        self, beta: float, level: str, rescale: bool, weights: dict[str, Any], seed: int
+    ) -> None:
+        super().__init__(level, rescale, weights, seed)
         check_setting("beta", beta, "from 0 to 1", 0 <= beta <= 1)
         self.beta = beta
         self.cosines: dict[str, dict[str, float]] = {}
@@ -158,7 +200,7 @@ class ConFIG(GradientBalancer):
         return direction * length
 
 
-class GradDrop(RandomBalancer):
+class GradDrop(PriorBalancer):
     """In each component keep only the positive or only the negative gradients, by lot, with odds
     as their sums. A task's weight is the share of its gradient, by squared norm, that is kept.
 
@@ -168,27 +210,32 @@ class GradDrop(RandomBalancer):
     TorchJD draws from torch's own generators and does not tell the shares.
 
     rescale (bool): Whether to give the result the norm of the plain sum.
+    weights (Dict[str, Any]): What to multiply the gradients by before.
+    seed (int): Of the random numbers.
     """
 
-    def __init__(self, rescale: bool, seed: int) -> None:
-        super().__init__(seed)
+    def __init__(self, rescale: bool, weights: dict[str, Any], seed: int) -> None:
+        super().__init__(weights, seed)
         self.rescale = rescale
 
     def combine(self, batch: TaskBatch) -> tuple[Floats2d, dict[str, float]]:
-        total, size = sum(batch.gradients.values()), sum(map(abs, batch.gradients.values()))
+        prior = self.prior.weigh(batch)
+        gradients = {task: prior[task] * g for task, g in batch.gradients.items()}
+        total, size = sum(gradients.values()), sum(map(abs, gradients.values()))
         xp = get_array_module(total)
         odds = 0.5 + 0.5 * total / xp.maximum(size, numpy.finfo("f").tiny)
         lots = numpy.random.default_rng(self.draw_seeds()).random(odds.shape, dtype="f")
         is_positive = odds > xp.asarray(lots)
-        kept = {task: g * ((g > 0) == is_positive) for task, g in batch.gradients.items()}
+        kept = {task: g * ((g > 0) == is_positive) for task, g in gradients.items()}
         result = sum(kept.values())
         norm = float(xp.linalg.norm(result))
         scale = float(xp.linalg.norm(total)) / norm if self.rescale and norm else 1.0
-        shares = {
-            task: float(xp.linalg.norm(kept[task])) ** 2 / (batch.norms[task] ** 2 or 1.0)
-            for task in kept
-        }
-        return scale * result, {task: scale * share for task, share in shares.items()}
+        weights = {}
+        for task in kept:
+            whole = prior[task] * batch.norms[task]
+            share = float(xp.linalg.norm(kept[task])) ** 2 / (whole**2 or 1.0)
+            weights[task] = scale * prior[task] * share
+        return scale * result, weights
 
 
 def get_gramian(rows: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -214,7 +261,7 @@ def get_scale(gramian: torch.Tensor, weights: torch.Tensor) -> float:
 
 
 def create_pcgrad_v1(
-    level: str = "last_layer", rescale: bool = True, seed: int = 0
+    level: str = "last_layer", rescale: bool = True, seed: int = 0, weights: dict[str, Any] = {}
 ) -> GradientBalancer:
     """Take from each task's gradient what goes against another's: Yu et al. (2020), "Gradient
     Surgery for Multi-Task Learning", algorithm 1.
@@ -225,112 +272,136 @@ def create_pcgrad_v1(
     rescale (bool): Whether to give the result the norm of the plain sum, at that level, so that
         the learning rate means the same.
     seed (int): Of the order in which tasks are compared.
-    RAISES (ValueError): M024 for an unknown level; in training M023 if a package is missing and
-        M025 if the encoder has no such level.
+    weights (Dict[str, Union[float, Iterable[float]]]): For a component a number >= 0 or a schedule
+        to multiply its gradient by before, as if it were a factor of its loss; 1 if not named.
+    RAISES (ValueError): M021 for a weight that is no number >= 0, M024 for an unknown level; in
+        training M020 for a name that no component has, M023 if a package is missing and M025 if
+        the encoder has no such level.
     """
-    return TorchJD("PCGrad", level, rescale, seed)
+    return TorchJD("PCGrad", level, rescale, weights, seed)
 
 
 def create_gradvac_v1(
-    beta: float = 0.01, level: str = "last_layer", rescale: bool = True, seed: int = 0
+    beta: float = 0.01,
+    level: str = "last_layer",
+    rescale: bool = True,
+    seed: int = 0,
+    weights: dict[str, Any] = {},
 ) -> GradientBalancer:
     """Turn each task's gradient towards the others', to their mean cosine so far: Wang et al.
     (2021), "Gradient Vaccine", algorithm 1.
 
     beta (float): How much of a cosine goes into its mean, from 0, which is PCGrad, to 1.
-    level, rescale, seed: As in `spacy-mtl.PCGrad.v1`.
-    RAISES (ValueError): M022 for another beta; M024 and M025 as in `spacy-mtl.PCGrad.v1`.
+    level, rescale, seed, weights: As in `spacy-mtl.PCGrad.v1`.
+    RAISES (ValueError): M022 for another beta; the rest as in `spacy-mtl.PCGrad.v1`, but M023.
     """
-    return GradVac(beta, level, rescale, seed)
+    return GradVac(beta, level, rescale, weights, seed)
 
 
 def create_cagrad_v1(
-    c: float = 0.4, level: str = "last_layer", rescale: bool = True
+    c: float = 0.4, level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
 ) -> GradientBalancer:
     """Help the task that gains least, near the mean gradient: Liu et al. (2021), "Conflict-Averse
     Gradient Descent", algorithm 1.
 
     c (float): How far from the mean gradient, in parts of its norm; >= 0.
-    level, rescale: As in `spacy-mtl.PCGrad.v1`.
-    RAISES (ValueError): M022 for another c; M023 to M025 as in `spacy-mtl.PCGrad.v1`.
+    level, rescale, weights: As in `spacy-mtl.PCGrad.v1`.
+    RAISES (ValueError): M022 for another c; the rest as in `spacy-mtl.PCGrad.v1`.
     """
     check_setting("c", c, ">= 0", c >= 0)
-    return TorchJD("CAGrad", level, rescale, c=c)
+    return TorchJD("CAGrad", level, rescale, weights, c=c)
 
 
-def create_mgda_v1(level: str = "last_layer", rescale: bool = True) -> GradientBalancer:
+def create_mgda_v1(
+    level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+) -> GradientBalancer:
     """Take the shortest mean of the gradients, which goes against none: Sener and Koltun (2018),
     "Multi-Task Learning as Multi-Objective Optimization", algorithm 2.
 
-    level, rescale: As in `spacy-mtl.PCGrad.v1`, with the same errors.
+    level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return TorchJD("MGDA", level, rescale)
+    return TorchJD("MGDA", level, rescale, weights)
 
 
-def create_imtl_g_v1(level: str = "last_layer", rescale: bool = True) -> GradientBalancer:
+def create_imtl_g_v1(
+    level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+) -> GradientBalancer:
     """Give the result equal projections onto all gradients: IMTL-G, the gradient balance of Liu et
     al. (2021), "Towards Impartial Multi-task Learning", section 3.1. Weights can be negative; with
     rescale the result is ConFIG's.
 
-    level, rescale: As in `spacy-mtl.PCGrad.v1`, with the same errors.
+    level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return TorchJD("IMTLG", level, rescale)
+    return TorchJD("IMTLG", level, rescale, weights)
 
 
-def create_aligned_mtl_v1(level: str = "last_layer", rescale: bool = True) -> GradientBalancer:
+def create_aligned_mtl_v1(
+    level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+) -> GradientBalancer:
     """Make the gradients orthogonal and of equal norm, as near to themselves as can be: Senushkin
     et al. (2023), "Independent Component Alignment for Multi-Task Learning", algorithm 1.
 
-    level, rescale: As in `spacy-mtl.PCGrad.v1`, with the same errors.
+    level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return TorchJD("AlignedMTL", level, rescale)
+    return TorchJD("AlignedMTL", level, rescale, weights)
 
 
-def create_nash_mtl_v1(level: str = "last_layer", rescale: bool = True) -> GradientBalancer:
+def create_nash_mtl_v1(
+    level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+) -> GradientBalancer:
     """Take the tasks' bargaining solution, the weights w with G w = 1 / w for their Gramian G:
     Navon et al. (2022), "Multi-Task Learning as a Bargaining Game", claim 3.1.
 
     This is FairGrad's equation for alpha = 1, and is solved as such.
 
-    level, rescale: As in `spacy-mtl.PCGrad.v1`, with the same errors.
+    level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return TorchJD("FairGrad", level, rescale, alpha=1.0)
+    return TorchJD("FairGrad", level, rescale, weights, alpha=1.0)
 
 
-def create_upgrad_v1(level: str = "last_layer", rescale: bool = True) -> GradientBalancer:
+def create_upgrad_v1(
+    level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+) -> GradientBalancer:
     """Project each gradient to where it goes against none, and take the mean: Quinton and Rey
     (2024), "Jacobian Descent for Multi-Objective Optimization", section 3.
 
-    level, rescale: As in `spacy-mtl.PCGrad.v1`, with the same errors.
+    level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return TorchJD("UPGrad", level, rescale)
+    return TorchJD("UPGrad", level, rescale, weights)
 
 
 def create_fairgrad_v1(
-    alpha: float = 2.0, level: str = "last_layer", rescale: bool = True
+    alpha: float = 2.0,
+    level: str = "last_layer",
+    rescale: bool = True,
+    weights: dict[str, Any] = {},
 ) -> GradientBalancer:
     """Share out the tasks' gains fairly: Ban and Ji (2024), "Fair Resource Allocation in
     Multi-Task Learning", equation 4.
 
     alpha (float): > 0. With 1 it is Nash-MTL; the higher, the more for the task that gains least.
-    level, rescale: As in `spacy-mtl.PCGrad.v1`.
-    RAISES (ValueError): M022 for another alpha; M023 to M025 as in `spacy-mtl.PCGrad.v1`.
+    level, rescale, weights: As in `spacy-mtl.PCGrad.v1`.
+    RAISES (ValueError): M022 for another alpha; the rest as in `spacy-mtl.PCGrad.v1`.
     """
     check_setting("alpha", alpha, "> 0", alpha > 0)
-    return TorchJD("FairGrad", level, rescale, alpha=alpha)
+    return TorchJD("FairGrad", level, rescale, weights, alpha=alpha)
 
 
-def create_config_v1(level: str = "last_layer", rescale: bool = True) -> GradientBalancer:
+def create_config_v1(
+    level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+) -> GradientBalancer:
     """Go where all tasks gain, in proportion to their gradients' norms: Liu, Chu and Thuerey
     (2024), "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks",
     equation 2.
 
-    level, rescale: As in `spacy-mtl.PCGrad.v1`, with the same errors.
+    level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return ConFIG(level, rescale)
+    return ConFIG(level, rescale, weights)
 
 
-def create_graddrop_v1(rescale: bool = True, seed: int = 0) -> GradDrop:
+def create_graddrop_v1(
+    rescale: bool = True, seed: int = 0, weights: dict[str, Any] = {}
+) -> GradDrop:
     """In each component of the token matrix keep gradients of one sign only, drawn by lot: Chen et
     al. (2020), "Just Pick a Sign", algorithm 1, lines 10 to 15.
 
@@ -339,5 +410,7 @@ def create_graddrop_v1(rescale: bool = True, seed: int = 0) -> GradDrop:
 
     rescale (bool): Whether to give the result the norm of the plain sum.
     seed (int): Of the random numbers.
+    weights: As in `spacy-mtl.PCGrad.v1`.
+    RAISES (ValueError): M020 and M021 as in `spacy-mtl.PCGrad.v1`.
     """
-    return GradDrop(rescale, seed)
+    return GradDrop(rescale, weights, seed)

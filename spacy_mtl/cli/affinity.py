@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy
 import srsly
 from spacy.cli._util import (
     import_code,
@@ -18,6 +19,7 @@ from spacy.util import load_config
 from typer import Argument, Context, Option
 from wasabi import msg
 
+from ..errors import Errors
 from . import mtl_cli
 
 
@@ -29,6 +31,9 @@ def affinity_cli(
     config_path: Annotated[Path, Argument(help="The config", exists=True, allow_dash=True)],
     output: Annotated[
         Path | None, Option("--output", "-o", help="The JSON file to write", dir_okay=False)
+    ] = None,
+    plot: Annotated[
+        Path | None, Option("--plot", "-p", help="The picture to write: .png, .svg", dir_okay=False)
     ] = None,
     steps: Annotated[
         int, Option("--steps", "-s", min=0, help="Updates to make; 0 for max_steps of the config")
@@ -45,9 +50,10 @@ def affinity_cli(
     Find out, in one training, which tasks should be trained together.
 
     Now and then a step of the encoder for one task alone is tried on the batch and taken back:
-    how much, in percent, does it lower each task's loss? Prints the means, and for each number of
-    models the split of the tasks that promises most. The pipeline is not saved. Settings of the
-    config are overridden as for `spacy train`, such as --paths.train corpus/train.spacy.
+    how much, in percent, does it lower each task's loss? Prints and plots the means, and prints for
+    each number of models the split of the tasks that promises most. The pipeline is not saved.
+    Settings of the config are overridden as for `spacy train`, such as --paths.train
+    corpus/train.spacy.
     """
     from ..training.affinity import measure_affinity, propose_groups
 
@@ -55,6 +61,7 @@ def affinity_cli(
     import_code(code_path)
     setup_gpu(gpu_id)
     try:
+        save_heatmap = import_save_heatmap(plot) if plot else None
         with show_validation_error(config_path):
             config = load_config(config_path, overrides=overrides, interpolate=False)
             nlp = init_nlp(config, use_gpu=gpu_id)
@@ -68,6 +75,9 @@ def affinity_cli(
         msg.warn("No groups proposed", error)
         groupings = []
     print_groupings(groupings)
+    if plot and save_heatmap:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        save_heatmap(plot, *make_matrix(affinity))
     if output:
         known = {
             source: {target: z if math.isfinite(z) else None for target, z in row.items()}
@@ -75,6 +85,31 @@ def affinity_cli(
         }
         output.parent.mkdir(parents=True, exist_ok=True)
         srsly.write_json(output, {"affinity": known, "groupings": groupings})
+
+
+def import_save_heatmap(path: Path) -> Any:
+    """RETURNS (Callable): What saves a matrix as a picture.
+    RAISES (ValueError): M089 without matplotlib, M090 if it does not write such files.
+    """
+    try:
+        from ..report.plots import FORMATS, save_heatmap
+    except ImportError as error:
+        raise ValueError(Errors.M089.format(error=error)) from error
+    if path.suffix[1:].lower() not in FORMATS:
+        raise ValueError(Errors.M090.format(path=path, formats=", ".join(sorted(FORMATS))))
+    return save_heatmap
+
+
+def make_matrix(affinity: Mapping[str, Mapping[str, float]]) -> tuple[Any, ...]:
+    """RETURNS (Tuple): What `save_heatmap` wants. A task's own loss, which its steps change most,
+    does not pale the others.
+    """
+    tasks = list(affinity)
+    values = 100 * numpy.array([list(row.values()) for row in affinity.values()])
+    texts = [[f"{value:+.3f}" for value in row] for row in values]
+    most = numpy.nanmax(abs(values[~numpy.eye(len(tasks), dtype=bool)]), initial=0.0)
+    colors = numpy.clip(values, -most, most)
+    return "% off the loss", colors, texts, tasks, tasks, ("loss of", "a step for")
 
 
 def print_affinity(affinity: Mapping[str, Mapping[str, float]]) -> None:

@@ -1,19 +1,22 @@
 """Several corpora as one stream, each with the labels that it has."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
-from typing import Any, Literal
+from itertools import count, islice
+from statistics import fmean
+from typing import Any, Literal, get_args
 
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 
-from ..errors import Errors
+from ..errors import Errors, Warnings
 
 Reader = Callable[[Language], Iterable[Example]]
-Sampling = Literal["proportional", "uniform", "temperature", "annealed"]
+Sampling = Literal["proportional", "uniform", "temperature", "annealed", "dynamic"]
+LEAST_GAP = 0.01  # of a task that has reached its target, so that it is not forgotten
 
 
 def create_mixed_corpus_v1(
@@ -24,6 +27,7 @@ def create_mixed_corpus_v1(
     anneal_epochs: int = 10,
     epochs: int = 1,
     seed: int = 0,
+    targets: dict[str, float] = {},  # noqa: B006
 ) -> Reader:
     """Mix corpora into one stream of examples.
 
@@ -33,21 +37,33 @@ def create_mixed_corpus_v1(
     falls from 1 to 1 / temperature over the first epochs (Stickland and Murray 2019, "BERT and
     PALs", section 4.2).
 
+    With "dynamic" it is in proportion to how far the corpus' tasks, on average, are from their
+    targets: Gottumukkala et al. (2020), "Dynamic Sampling Strategies for Multi-Task Reading
+    Comprehension", who take the scores of each task trained alone. The scores are those of the last
+    evaluation, from `spacy-mtl.ProgressLogger.v1` or `spacy-mtl.TaskCheckpoints.v1`; it is uniform
+    before the first. A task at its target counts as 0.01 from it. One without a score does not
+    count, and a corpus of such tasks alone gets the others' mean.
+
     corpora (Dict[str, Callable]): Readers by name.
     tasks (Dict[str, List[str]]): For a corpus the components that it has labels for. What it holds
         for others counts as missing. A corpus that is not named keeps all it has.
-    sampling (str): "proportional", "uniform", "temperature" or "annealed".
+    sampling (str): "proportional", "uniform", "temperature", "annealed" or "dynamic". The last is
+        for `[training] max_epochs = -1`.
     temperature (float): 1 is proportional, more is closer to uniform.
     anneal_epochs (int): Epochs until "annealed" arrives at the temperature.
     epochs (int): How many times the corpora's joint size to draw; 0 for an endless stream, for
         `[training] max_epochs = -1`.
     seed (int): Of the stream's own generator. The same seed gives the same stream.
+    targets (Dict[str, float]): For a component the score from 0 to 1 that "dynamic" is to bring it
+        to, such as that of the task trained alone; 1 if not named.
     RAISES (ValueError): M120 to M122 for settings that make no sense; when it is read, M126 and
-        M123 for corpora that can't be read or hold nothing, M124 for unknown components.
+        M123 for corpora that can't be read or hold nothing, M124 and M085 for unknown components,
+        M084 if "dynamic" would be read before the first score.
     """
-    if sampling not in ("proportional", "uniform", "temperature", "annealed"):
+    if sampling not in get_args(Sampling):
         raise ValueError(Errors.M120.format(sampling=sampling))
-    for name, value, least in [("temperature", temperature, 1), ("epochs", epochs, 0)]:
+    numbers = [("temperature", temperature, 1), ("epochs", epochs, 0)]
+    for name, value, least in numbers + [(f"target of {t}", v, 0) for t, v in targets.items()]:
         if not value >= least:
             raise ValueError(Errors.M121.format(name=name, value=value, least=least))
     unknown = sorted(set(tasks) - set(corpora))
@@ -64,7 +80,8 @@ def create_mixed_corpus_v1(
         read_mixed,
         corpora=corpora,
         tasks=tasks,
-        exponent=None if sampling == "proportional" else exponent,
+        exponent=None if sampling in ("proportional", "dynamic") else exponent,
+        targets=targets if sampling == "dynamic" else None,
         epochs=epochs,
         seed=seed,
     )
@@ -76,10 +93,13 @@ def read_mixed(
     corpora: dict[str, Reader],
     tasks: dict[str, list[str]],
     exponent: Callable[[float], float] | None,
+    targets: dict[str, float] | None,
     epochs: int,
     seed: int,
 ) -> Iterator[Example]:
     """YIELDS (Example): The mixed stream."""
+    if targets is not None:
+        check_targets(nlp, targets)
     generator = random.Random(seed)
     loaded = {}
     for name, reader in corpora.items():
@@ -94,27 +114,71 @@ def read_mixed(
             examples = [keep_annotations(eg, kept) for eg in examples]
         loaded[name] = examples
     sizes = [len(examples) for examples in loaded.values()]
-    if exponent is None:
-        stream = cycle_shuffled([eg for examples in loaded.values() for eg in examples], generator)
+    streams = [cycle_shuffled(examples, generator) for examples in loaded.values()]
+    if targets is not None:
+        gaps = follow_gaps(nlp, [tasks.get(name) for name in loaded], targets)
+        stream = draw(streams, gaps, generator)
+    elif exponent is not None:
+        stream = draw(streams, follow_sizes(sizes, exponent), generator)
     else:
-        streams = [cycle_shuffled(examples, generator) for examples in loaded.values()]
-        stream = draw(streams, sizes, exponent, generator)
+        stream = cycle_shuffled([eg for examples in loaded.values() for eg in examples], generator)
     yield from islice(stream, epochs * sum(sizes)) if epochs else stream
 
 
 def draw(
     streams: Sequence[Iterator[Example]],
-    sizes: Sequence[int],
-    exponent: Callable[[float], float],
+    weights: Iterator[Sequence[float]],
     generator: random.Random,
 ) -> Iterator[Example]:
-    """YIELDS (Example): The next of a stream drawn in proportion to size ** exponent, endlessly."""
-    drawn = 0
-    while True:
-        power = exponent(drawn / sum(sizes))
-        (stream,) = generator.choices(streams, [size**power for size in sizes])
+    """YIELDS (Example): The next of a stream drawn in proportion to the next weights, endlessly."""
+    for shares in weights:
+        (stream,) = generator.choices(streams, shares)
         yield next(stream)
-        drawn += 1
+
+
+def follow_sizes(
+    sizes: Sequence[int], exponent: Callable[[float], float]
+) -> Iterator[Sequence[float]]:
+    """YIELDS (Sequence[float]): For the next draw, the power of each corpus' size."""
+    for drawn in count():
+        power = exponent(drawn / sum(sizes))
+        yield [size**power for size in sizes]
+
+
+def follow_gaps(
+    nlp: Language, tasks: Sequence[Collection[str] | None], targets: Mapping[str, float]
+) -> Iterator[Sequence[float]]:
+    """Look at the scores that loggers leave in `nlp.meta["task_scores"]`.
+
+    nlp (Language): The pipeline.
+    tasks (Sequence[Optional[Collection[str]]]): Those of each corpus, None for all.
+    targets (Mapping[str, float]): The score that a task is to reach, if not 1.
+    YIELDS (Sequence[float]): For the next draw, the mean gap of each corpus.
+    """
+    meta = nlp.meta
+    evaluated, is_warned = meta.get("performance"), False
+    while True:
+        scores: dict[str, float] = meta.get("task_scores", {})
+        # Or else spaCy has written down an evaluation that none of our loggers has.
+        is_told = "task_scores" in meta or meta.get("performance") is evaluated
+        if not (is_told or is_warned):
+            warnings.warn(Warnings.W004.format(effect="sampling = 'dynamic' stays uniform"))
+            is_warned = True
+        gaps = {t: max(targets.get(t, 1.0) - score, LEAST_GAP) for t, score in scores.items()}
+        own = [[gaps[t] for t in (gaps if some is None else some) if t in gaps] for some in tasks]
+        means = [fmean(found) for found in own if found]
+        yield [fmean(found or means or [1.0]) for found in own]
+
+
+def check_targets(nlp: Language, targets: Collection[str]) -> None:
+    """RAISES (ValueError): M085 if the pipeline has no such components, M084 if spaCy reads all of
+    the corpus at once.
+    """
+    if unknown := sorted(set(targets) - set(nlp.component_names)):
+        raise ValueError(Errors.M085.format(unknown=unknown, names=nlp.component_names))
+    max_epochs = nlp.config.interpolate()["training"]["max_epochs"]
+    if max_epochs != -1:
+        raise ValueError(Errors.M084.format(max_epochs=max_epochs))
 
 
 def cycle_shuffled(examples: Sequence[Example], generator: random.Random) -> Iterator[Example]:

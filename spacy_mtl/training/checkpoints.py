@@ -10,8 +10,8 @@ from typing import IO, Any
 import srsly
 from spacy.language import Language
 
-from ..errors import Errors
-from .logger import Finalize, LogStep, get_tasks
+from .logger import Finalize, LogStep
+from .scoreboard import ScoreBoard, find_keys
 
 
 def create_task_checkpoints_v1(
@@ -25,8 +25,8 @@ def create_task_checkpoints_v1(
     them, and each takes as much room. What was best in an earlier training into the same folder
     stays until a task has a score.
 
-    Tells the scores to `spacy-mtl.EarlyStopping.v1`, which does nothing without. Prints nothing:
-    use it behind another in `spacy.ChainLogger.v1`.
+    Tells the scores to `spacy-mtl.EarlyStopping.v1` and to corpora that are drawn by them. Prints
+    nothing: use it behind another in `spacy.ChainLogger.v1`.
 
     scores (Dict[str, str]): The score to follow for a component, such as {"ner": "ents_r"}; by
         default the one with the highest weight of its own score weights.
@@ -48,13 +48,8 @@ class TaskCheckpoints:
     """
 
     def __init__(self, nlp: Language, keys: Mapping[str, str]) -> None:
-        self.keys = keys
+        self.keys, self.board = dict(keys), ScoreBoard(nlp, keys)
         self.evaluations: list[dict[str, Any]] = []
-        pipes: dict[str, Any] = dict(nlp.pipeline)
-        balancers: list[Any] = [getattr(pipe, "balancer", None) for pipe in pipes.values()]
-        self.stoppers = [balancer for balancer in balancers if hasattr(balancer, "observe")]
-        self.heads = {task: pipes[task] for task in keys if hasattr(pipes[task], "is_frozen")}
-        self._freeze()  # what had stopped in the training before
 
     def log_step(self, info: dict[str, Any] | None) -> None:
         """Look at an evaluation.
@@ -63,8 +58,7 @@ class TaskCheckpoints:
         """
         if info is None:
             return
-        found = {task: info["other_scores"].get(key) for task, key in self.keys.items()}
-        scores = {task: float(score) for task, score in found.items() if score is not None}
+        scores = self.board.tell(info["other_scores"])
         best = find_best(self.evaluations)
         self.evaluations.append({"step": info["step"], "scores": scores})
         if "output_path" in info:  # of model-last, which is there already
@@ -75,41 +69,8 @@ class TaskCheckpoints:
                 if target.exists():
                     shutil.rmtree(target)
                 shutil.copytree(last, target)
-            front = {"keys": dict(self.keys), "best": now, "front": find_front(self.evaluations)}
+            front = {"keys": self.keys, "best": now, "front": find_front(self.evaluations)}
             srsly.write_json(last.with_name("pareto.json"), front)
-        for stopper in self.stoppers:
-            stopper.observe(scores)
-        self._freeze()
-
-    def _freeze(self) -> None:
-        for stopper in self.stoppers:
-            for task in self.heads.keys() & set(stopper.frozen):
-                self.heads[task].is_frozen = True
-
-
-def find_keys(nlp: Language, given: Mapping[str, str]) -> dict[str, str]:
-    """Find the score of each task.
-
-    nlp (Language): The pipeline.
-    given (Mapping[str, str]): The score to take for a task.
-    RETURNS (Dict[str, str]): A score for each task that has one.
-    RAISES (ValueError): M043 for a task or a score that is not there.
-    """
-    weights = {
-        task: dict(nlp.get_pipe_meta(task).default_score_weights or {}) for task in get_tasks(nlp)
-    }
-    known = set(nlp.config.interpolate()["training"]["score_weights"]).union(*weights.values())
-    for task, key in given.items():
-        if task not in weights or key not in known:
-            raise ValueError(
-                Errors.M043.format(task=task, key=key, tasks=list(weights), keys=sorted(known))
-            )
-    own = {
-        task: max(keys, key=lambda key: keys[key] or 0.0)
-        for task, keys in weights.items()
-        if any(keys.values())
-    }
-    return own | dict(given)
 
 
 def find_best(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, int]:

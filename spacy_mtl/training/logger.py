@@ -1,6 +1,7 @@
 """The logger `spacy-mtl.ProgressLogger.v1`: what each task did between two evaluations."""
 
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from wasabi import row
 
 from ..errors import Errors
+from .scoreboard import ScoreBoard, find_keys, get_tasks
 
 LogStep = Callable[[dict[str, Any] | None], None]
 Finalize = Callable[[], None]
@@ -34,6 +36,9 @@ def create_progress_logger_v1(
     Loggers behind it in a `spacy.ChainLogger.v1` find the tasks' numbers in `info["tasks"]`, the
     cosines in `info["cosines"]`, and the former also, as trackers want them, in
     `info["tasks.NAME.loss"]` and so on, which `log_custom_stats = ["^tasks\\\\."]` matches.
+
+    Tells each task's own score, the one with the highest weight of its score weights, to
+    `spacy-mtl.EarlyStopping.v1` and to corpora that are drawn by it.
 
     progress_bar (Optional[str]): "eval" for a bar from one evaluation to the next, "train" for one
         over the whole training, null for none. It is shown on a terminal only.
@@ -70,6 +75,7 @@ class ProgressLogger:
         self.tasks = get_tasks(nlp)
         self.score_keys = get_score_keys(nlp)
         self.encoders = [pipe for _, pipe in nlp.pipeline if hasattr(pipe, "diagnostics")]
+        self.board = ScoreBoard(nlp, find_keys(nlp, {}))
         self.steps = 0  # since the last evaluation
         self.words = 0  # until the last evaluation
         self.start = perf_counter()
@@ -90,26 +96,20 @@ class ProgressLogger:
             if self.console:
                 self.console.advance()
             return
+        self.board.tell(info["other_scores"])
         now = perf_counter()
         interval = None if self.last is None else now - self.last
-        tasks = get_stats(self.tasks, self._take_means(), info["losses"], self.steps)
-        line = {
-            "step": info["step"],
-            "epoch": info["epoch"],
-            "score": float(info["score"]),
-            "scores": {key: to_float(info["other_scores"].get(key)) for key in self.score_keys},
-            "tasks": tasks,
-            "cosines": self._take_cosines(),
-            "words": info["words"],
-            "seconds": now - self.start,
-            "words_per_second": interval and (info["words"] - self.words) / interval,
-        }
+        if "line" in info:  # a resumed training tells again what was logged before
+            line = info["line"]
+            self.start, interval = now - line["seconds"], None
+        else:
+            line = info["line"] = self._get_line(info, now - self.start, interval)
         if self.path:
-            srsly.write_jsonl(self.path, [to_json(line)], append=True, append_new_line=False)
+            self._append(line, info.setdefault("log_sizes", {}))
         if self.console:
             self.console.print(line, interval and interval / self.steps)
-        info["tasks"], info["cosines"] = tasks, line["cosines"]
-        for task, stats in tasks.items():
+        info["tasks"], info["cosines"] = line["tasks"], line["cosines"]
+        for task, stats in line["tasks"].items():
             info.update({f"tasks.{task}.{k}": v for k, v in stats.items() if v is not None})
         self.steps, self.words, self.last = 0, info["words"], now
 
@@ -117,6 +117,33 @@ class ProgressLogger:
         """Clean up after training."""
         if self.console:
             self.console.close()
+
+    def _get_line(
+        self, info: dict[str, Any], seconds: float, interval: float | None
+    ) -> dict[str, Any]:
+        return {
+            "step": info["step"],
+            "epoch": info["epoch"],
+            "score": float(info["score"]),
+            "scores": {key: to_float(info["other_scores"].get(key)) for key in self.score_keys},
+            "tasks": get_stats(self.tasks, self._take_means(), info["losses"], self.steps),
+            "cosines": self._take_cosines(),
+            "words": info["words"],
+            "seconds": seconds,
+            "words_per_second": interval and (info["words"] - self.words) / interval,
+        }
+
+    def _append(self, line: dict[str, Any], sizes: dict[str, int]) -> None:
+        """Write a line where it belongs. Behind it may be those of a training that was stopped.
+
+        sizes (Dict[str, int]): Of files before the line. Gets that of this one.
+        """
+        assert self.path is not None
+        size = self.path.stat().st_size if self.path.exists() else 0
+        start = sizes[str(self.path)] = min(size, sizes.get(str(self.path), size))
+        if start < size:
+            os.truncate(self.path, start)
+        srsly.write_jsonl(self.path, [to_json(line)], append=True, append_new_line=False)
 
     def _take_means(self) -> dict[str, dict[str, float]]:
         return {
@@ -203,15 +230,6 @@ class Console:
     def _write(self, cells: Sequence[Any]) -> None:
         line = row(cells, widths=self.widths, aligns="r", spacing=2)
         print(line, file=self.stdout, flush=True)
-
-
-def get_tasks(nlp: Language) -> list[str]:
-    """RETURNS (List[str]): The components that train, other than encoders."""
-    return [
-        name
-        for name, pipe in nlp.pipeline
-        if getattr(pipe, "is_trainable", False) and not hasattr(pipe, "listening_components")
-    ]
 
 
 def get_score_keys(nlp: Language) -> list[str]:

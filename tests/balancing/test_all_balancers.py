@@ -38,7 +38,9 @@ def make(name: str) -> Balancer:
     """A balancer with its defaults. EarlyStopping has one in it, and stops no task here."""
     create = registry.misc.get(name)
     if name == "spacy-mtl.EarlyStopping.v1":
-        return create(registry.misc.get("spacy-mtl.DynamicWeightAverage.v1")(), {"ner": 2})
+        balancer = create(registry.misc.get("spacy-mtl.DynamicWeightAverage.v1")(), {"ner": 2})
+        balancer.observer = object()
+        return balancer
     return create()
 
 

@@ -66,6 +66,7 @@ def test_state() -> None:
         return create_early_stopping_v1(create_dynamic_weight_average_v1(window=1), {"ner": 2})
 
     balancer = make()
+    balancer.observer = object()
     for score in (0.5, 0.4):
         balancer.combine(make_batch("tagger", "ner"))
         balancer.step()
@@ -78,6 +79,21 @@ def test_state() -> None:
     assert restored.stopped == ["ner"]
     assert balancer.stopped == []
     make().from_dict({})
+
+
+def test_a_warning_if_nobody_tells_the_scores() -> None:
+    """Once, in the second update: `spacy mtl debug` makes one."""
+    balancer = create_early_stopping_v1(create_static_weights_v1(), {"ner": 1})
+    balancer.step()
+    with pytest.warns(UserWarning, match=r"W004.*EarlyStopping.*ProgressLogger.*TaskCheckpoints"):
+        balancer.step()
+    balancer.step()
+    create = create_early_stopping_v1
+    told, nobody = (create(create_static_weights_v1(), p) for p in ({"ner": 1}, {}))
+    told.observer = object()
+    for _ in range(3):
+        told.step()
+        nobody.step()  # who could stop
 
 
 def test_settings_that_make_no_sense() -> None:

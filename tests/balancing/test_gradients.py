@@ -293,6 +293,90 @@ def test_scale_of_what_cancels() -> None:
     assert get_scale(torch.eye(2).double(), torch.tensor([-0.5, -0.5]).double()) == -2.0
 
 
+# Weights that are given
+
+
+ALL_METHODS = (*METHODS, "GradDrop")
+GIVEN = {"ner": 3.0, "textcat": 0.2}
+# Those whose direction is the same for gradients of any length.
+BLIND_TO_LENGTH = {"IMTLG", "NashMTL", "ConFIG"}
+
+
+def at_params(method: str) -> dict[str, Any]:
+    return {} if method == "GradDrop" else {"level": "params"}
+
+
+def scale(batch: TaskBatch, factors: dict[str, float]) -> TaskBatch:
+    """The batch of losses that are multiplied by factors."""
+    losses = {task: factors.get(task, 1.0) * loss for task, loss in batch.losses.items()}
+    gradients = {task: factors.get(task, 1.0) * g for task, g in batch.gradients.items()}
+    return TaskBatch(losses, gradients, batch.pull)
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+@pytest.mark.parametrize("rescale", [False, True])
+def test_weights_are_factors_of_the_losses(method: str, rescale: bool) -> None:
+    settings = {"rescale": rescale, **at_params(method)}
+    given, plain = make(method, weights=GIVEN, **settings), make(method, **settings)
+    for seed in range(3):
+        _, batch = make_batch(seed)
+        gradient, weights = given.combine(batch)
+        expected, inner = plain.combine(scale(batch, GIVEN))
+        assert relative_error(gradient, expected) < 1e-5
+        assert weights == pytest.approx({t: GIVEN.get(t, 1.0) * inner[t] for t in TASKS}, rel=1e-4)
+        given.step()
+        plain.step()
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_weights_change_the_direction(method: str) -> None:
+    _, batch = make_batch(0)
+    settings = {"rescale": False, **at_params(method)}
+    found, _ = make(method, weights=GIVEN, **settings).combine(batch)
+    plain, _ = make(method, **settings).combine(batch)
+    cosine = (found * plain).sum() / (numpy.linalg.norm(found) * numpy.linalg.norm(plain))
+    assert (cosine > 0.9999) == (method in BLIND_TO_LENGTH)
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_a_weight_of_zero_leaves_a_task_out(method: str) -> None:
+    _, batch = make_batch(0)
+    found = make(method, weights={"ner": 0.0}, **at_params(method)).combine(batch)
+    if method != "GradDrop":  # which draws for all
+        others = make(method, **at_params(method)).combine(batch.select(["tagger", "textcat"]))
+        numpy.testing.assert_array_equal(found[0], others[0])
+        assert found[1] == {**others[1], "ner": 0.0}
+    assert found[1]["ner"] == 0.0
+    alone = make(method, weights={"ner": 0.5}).combine(batch.select(["ner"]))
+    numpy.testing.assert_array_equal(alone[0], 0.5 * batch.gradients["ner"])
+    assert alone[1] == {"ner": 0.5}
+
+
+@pytest.mark.parametrize("method", ALL_METHODS)
+def test_weights_that_make_no_sense(method: str) -> None:
+    with pytest.raises(ValueError, match=r"M021.*'ner' is -1"):
+        make(method, weights={"ner": -1})
+    with pytest.raises(ValueError, match=r"M020.*\['parser'\].*\['ner', 'tagger', 'textcat'\]"):
+        make(method, weights={"parser": 2.0}).check(TASKS)
+    make(method, weights=GIVEN).check(TASKS)
+
+
+@pytest.mark.parametrize("method", ["MGDA", "GradDrop"])
+def test_weights_by_a_schedule(method: str) -> None:
+    def make_scheduled() -> ScalarBalancer:
+        return make(method, weights={"ner": iter([1.0, 2.0, 4.0])})
+
+    balancer, batch = make_scheduled(), make_batch(0)[1].select(["ner"])
+    found = []
+    for _ in range(4):
+        found.append(balancer.combine(batch)[1]["ner"])
+        balancer.step()
+    assert found == [1.0, 2.0, 4.0, 4.0]
+    restored = make_scheduled()
+    restored.from_dict({**balancer.to_dict(), "prior": {"steps": 1}})
+    assert restored.combine(batch)[1]["ner"] == 2.0
+
+
 # GradDrop
 
 

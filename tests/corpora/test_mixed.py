@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import spacy
@@ -16,7 +16,7 @@ from spacy.training import Example
 from spacy.util import registry
 from thinc.api import Config
 
-from spacy_mtl.corpora.mixed import create_mixed_corpus_v1
+from spacy_mtl.corpora.mixed import Sampling, create_mixed_corpus_v1, follow_gaps
 
 SIZES = {"big": 60, "mid": 20, "small": 5}
 HEADS = ("tagger", "ner", "textcat")
@@ -44,8 +44,9 @@ CORPORA = {name: numbered(name, size) for name, size in SIZES.items()}
 
 @pytest.fixture
 def nlp() -> Language:
-    """A pipeline with a head for each of the tasks, not initialized."""
+    """A pipeline with a head for each of the tasks, not initialized, to be trained on a stream."""
     nlp = spacy.blank("en")
+    nlp.config["training"]["max_epochs"] = -1
     for head in HEADS:
         nlp.add_pipe(f"mtl_{head}", name=head)
     return nlp
@@ -117,7 +118,7 @@ def test_annealed_goes_from_proportional_to_the_temperature(nlp: Language) -> No
         assert_frequencies(epoch, exponent)
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "temperature", "annealed"])
+@pytest.mark.parametrize("sampling", ["uniform", "temperature", "annealed", "dynamic"])
 def test_each_of_a_corpus_once_before_any_again(nlp: Language, sampling: str) -> None:
     drawn = draw(nlp, sampling=sampling, epochs=10)
     for name, size in SIZES.items():
@@ -128,7 +129,7 @@ def test_each_of_a_corpus_once_before_any_again(nlp: Language, sampling: str) ->
         assert len(set(rounds[-1])) == len(rounds[-1])
 
 
-@pytest.mark.parametrize("sampling", ["proportional", "uniform", "temperature", "annealed"])
+@pytest.mark.parametrize("sampling", get_args(Sampling))
 def test_a_generator_of_its_own(nlp: Language, sampling: str) -> None:
     random.seed(0)
     state = random.getstate()
@@ -139,11 +140,71 @@ def test_a_generator_of_its_own(nlp: Language, sampling: str) -> None:
     assert draw(nlp, sampling=sampling, seed=4) != first
 
 
-@pytest.mark.parametrize("sampling", ["proportional", "uniform", "temperature", "annealed"])
+@pytest.mark.parametrize("sampling", get_args(Sampling))
 def test_endless(nlp: Language, sampling: str) -> None:
     endless = draw(nlp, 300, sampling=sampling, epochs=0)
     assert len(endless) == 300
     assert endless[: 3 * 85] == draw(nlp, sampling=sampling, epochs=3)
+
+
+OWN = {"big": ["tagger"], "mid": ["ner"], "small": ["textcat"]}
+
+
+def test_dynamic_is_uniform_without_scores(nlp: Language) -> None:
+    drawn = draw(nlp, epochs=30, sampling="dynamic", tasks=OWN)
+    assert drawn == draw(nlp, epochs=30, sampling="uniform", tasks=OWN)
+
+
+def test_dynamic_follows_the_scores(nlp: Language) -> None:
+    """At once, in proportion to what a task lacks to its target."""
+    reader = create_mixed_corpus_v1(
+        corpora=CORPORA, sampling="dynamic", tasks=OWN, targets={"ner": 0.5}, epochs=0
+    )
+    stream = (eg.text.split()[0] for eg in reader(nlp))
+    n = 3000
+    for scores, gaps in [
+        ((0.9, 0.2, 0.4), (0.1, 0.3, 0.6)),
+        ((0.5, 0.4, 0.0), (0.5, 0.1, 1.0)),
+        ((1.0, 0.9, 0.98), (0.01, 0.01, 0.02)),  # no task is forgotten
+    ]:
+        nlp.meta["task_scores"] = dict(zip(HEADS, scores, strict=True))
+        counts = Counter(islice(stream, n))
+        for name, gap in zip(SIZES, gaps, strict=True):
+            share = gap / sum(gaps)
+            assert abs(counts[name] / n - share) < 4 * (share * (1 - share) / n) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("tasks", "scores", "expected"),
+    [
+        # the mean of what a corpus has labels for, by default for all
+        ([["tagger", "ner"], None], {"tagger": 0.8, "ner": 0.4, "textcat": 0.0}, [0.4, 0.6]),
+        # a task without a score does not count
+        ([["tagger", "ner"], ["ner"]], {"tagger": 0.75, "textcat": 0.5}, [0.25, 0.25]),
+        ([["tagger"], ["ner"], ["textcat"]], {"tagger": 0.75, "textcat": 0.5}, [0.25, 0.375, 0.5]),
+        ([[], ["ner"]], {"ner": 0.5}, [0.5, 0.5]),
+        ([["tagger"], None], {}, [1.0, 1.0]),
+        # a score beyond the target
+        ([["ner"], ["tagger"]], {"ner": 1.5, "tagger": 0.9}, [0.01, 0.1]),
+    ],
+)
+def test_gaps(nlp: Language, tasks: Any, scores: dict[str, float], expected: list[float]) -> None:
+    nlp.meta["task_scores"] = scores
+    assert next(follow_gaps(nlp, tasks, {})) == pytest.approx(expected)
+
+
+def test_dynamic_before_there_are_scores(nlp: Language) -> None:
+    """spaCy would read all of it at once."""
+    nlp.config["training"]["max_epochs"] = 0
+    reader = create_mixed_corpus_v1(corpora=CORPORA, sampling="dynamic")
+    with pytest.raises(ValueError, match=r"M084.*max_epochs = 0 "):
+        next(iter(reader(nlp)))
+
+
+def test_target_of_a_component_that_is_not_there(nlp: Language) -> None:
+    reader = create_mixed_corpus_v1(corpora=CORPORA, sampling="dynamic", targets={"pos": 0.9})
+    with pytest.raises(ValueError, match=r"M085.*\['pos'\].*\['tagger', 'ner',"):
+        next(iter(reader(nlp)))
 
 
 def test_each_call_restarts(nlp: Language) -> None:
@@ -275,6 +336,7 @@ def test_a_lazy_reader_is_enough(nlp: Language) -> None:
         ({"temperature": 0.5}, "M121.*temperature = 0.5"),
         ({"temperature": float("nan")}, "M121.*temperature = nan"),
         ({"epochs": -1}, "M121.*epochs = -1"),
+        ({"targets": {"ner": -0.5}}, "M121.*target of ner = -0.5"),
         ({"tasks": {"huge": ["tagger"]}}, r"M122.*\['huge'\].*\['big', 'mid', 'small'\]"),
         ({"corpora": {}}, "M122"),
     ],

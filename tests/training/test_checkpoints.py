@@ -20,6 +20,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "mtl_cpu.cfg"
 TASKS = ["tagger", "ner", "textcat"]
 KEYS = {"tagger": "tag_acc", "ner": "ents_f", "textcat": "cats_score"}
 FOLLOW = {"@loggers": "spacy-mtl.TaskCheckpoints.v1"}
+PROGRESS = {"@loggers": "spacy-mtl.ProgressLogger.v1"}
 STOP = {"@misc": "spacy-mtl.EarlyStopping.v1", "balancer": {"@misc": "spacy-mtl.StaticWeights.v1"}}
 
 
@@ -135,10 +136,20 @@ def test_another_score() -> None:
 # Early stopping
 
 
-def test_a_stopped_task_is_frozen(encoder: str, tmp_path: Path) -> None:
-    """Scores stay 0 while the learning rate of the heads is 0: all but the tagger stop."""
+@pytest.mark.parametrize("loggers", [[FOLLOW], [PROGRESS], [PROGRESS, FOLLOW]])
+def test_a_stopped_task_is_frozen(
+    encoder: str, tmp_path: Path, loggers: list[dict[str, Any]]
+) -> None:
+    """Scores stay 0 while the learning rate of the heads is 0: all but the tagger stop. Loggers in
+    a chain count each evaluation once.
+    """
     balancer = {**STOP, "patience": {"ner": 2, "textcat": 3}}
-    nlp = make_pipeline(encoder, tmp_path, balancer, **{"optimizer.learn_rate.initial_rate": 0.0})
+    chain = {f"logger{i}": logger for i, logger in enumerate(loggers, 1)}
+    training = {
+        "optimizer.learn_rate.initial_rate": 0.0,
+        "logger": {"@loggers": "spacy.ChainLogger.v1", **chain},
+    }
+    nlp = make_pipeline(encoder, tmp_path, balancer, **training)
     updates: dict[str, list[float]] = {task: [] for task in TASKS}
     take = get_head(nlp, "transformer").diagnostics.add
 
@@ -163,6 +174,16 @@ def test_a_stopped_task_is_frozen(encoder: str, tmp_path: Path) -> None:
     assert not get_head(loaded, "ner").is_frozen
     make_logger(loaded)
     assert [get_head(loaded, task).is_frozen for task in TASKS] == [False, True, True]
+
+
+def test_a_warning_without_a_logger_that_tells(encoder: str, tmp_path: Path) -> None:
+    console = {"@loggers": "spacy.ConsoleLogger.v3"}
+    nlp = make_pipeline(encoder, tmp_path, {**STOP, "patience": {"ner": 1}}, logger=console)
+    nlp.config["training"]["max_steps"] = 2
+    with pytest.warns(UserWarning, match=r"W004.*EarlyStopping.v1 stops no task") as found:
+        train(nlp, stdout=io.StringIO(), stderr=io.StringIO())
+    assert len(found) == 1
+    assert get_head(nlp, "transformer").balancer.stopped == []
 
 
 def test_a_frozen_head_learns_nothing(make_nlp: Callable[..., Language]) -> None:
