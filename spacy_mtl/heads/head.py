@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
 from thinc.api import (
@@ -19,8 +20,8 @@ from thinc.api import (
 )
 
 from ..errors import Errors
-from ..types import Bools2d, Floats2d
-from .losses import Focus
+from ..types import Bools2d, Floats1d, Floats2d
+from .losses import Focus, cross_entropy, softmax
 from .unit_loss import UnitLoss
 
 
@@ -41,7 +42,9 @@ class Head:
     set_annotations: Callable
     get_error_handler: Callable
     is_frozen = False  # set in training, when its task has stopped
+    watch: Callable[[list[Doc], Any], None] | None = None  # is told the scores of predictions
     _has_gradient = False
+    _is_initialized = False  # not loaded with labels that were found elsewhere
 
     def __init__(self, *args: Any, loss: UnitLoss | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -49,6 +52,10 @@ class Head:
 
     def has_labels(self, doc: Doc) -> bool:
         """RETURNS (bool): Whether a gold doc may hold labels for this head."""
+        raise NotImplementedError
+
+    def get_gold_labels(self, doc: Doc) -> set[str]:
+        """RETURNS (Set[str]): The labels for this head in a gold doc, known or not."""
         raise NotImplementedError
 
     def get_allowed(self, examples: Sequence[Example]) -> Bools2d:
@@ -74,6 +81,7 @@ class Head:
         get_examples (Callable): Returns a representative sample of examples.
         RAISES (ValueError): M038 for a weight of a class that the head does not have.
         """
+        self._is_initialized = True
         if self.unit_loss is None:
             return
         weights = self.unit_loss.class_weights
@@ -96,6 +104,57 @@ class Head:
         for the scores, and the number of labelled units.
         """
         raise NotImplementedError
+
+    @property
+    def temperature(self) -> float:
+        """RETURNS (float): What scores are divided by before they become probabilities. It changes
+        no decision, and losses know nothing of it.
+        """
+        return self.cfg.get("temperature", 1.0)
+
+    def set_temperature(self, value: float) -> None:
+        self.cfg["temperature"] = value
+
+    def get_scores(self, docs: list[Doc]) -> Any:
+        """RETURNS: What the model says of a batch of docs, to make predictions of."""
+        scores = self.model.predict(docs)
+        if self.watch is not None:
+            self.watch(docs, scores)
+        return scores
+
+    def make_nll(
+        self, examples: Sequence[Example], scores: Any
+    ) -> Callable[[float], tuple[float, float, int]]:
+        """Prepare the likelihood of the gold labels, without what smooths or weights the loss.
+
+        examples, scores: As in `get_confidences`.
+        RETURNS (Callable): For a temperature the mean negative log-likelihood per labelled unit in
+            nats, its slope over 1 / temperature, and the number of labelled units.
+        """
+        allowed = self.get_allowed(examples)
+
+        def nll(temperature: float) -> tuple[float, float, int]:
+            loss, d_scores, n = cross_entropy(scores / temperature, allowed)
+            return loss, float(numpy.vdot(d_scores, scores)), n
+
+        return nll
+
+    def get_confidences(
+        self, examples: Sequence[Example], scores: Any, temperature: float
+    ) -> tuple[Floats1d, Any]:
+        """Find how sure the head is where the gold label is known, and whether it is right.
+
+        examples (Sequence[Example]): The batch.
+        scores: What the model returned for it, on the CPU.
+        temperature (float): What to divide them by.
+        RETURNS (Tuple[Floats1d, Bools1d]): The probability of each unit's best label, and whether
+            that is the gold.
+        """
+        allowed = self.get_allowed(examples)
+        known = (allowed.sum(axis=1) == 1) & (allowed.shape[1] > 1)
+        p, allowed = softmax(scores[known] / temperature), allowed[known]
+        best = p.argmax(axis=1)[:, None]
+        return p.max(axis=1), numpy.take_along_axis(allowed, best, axis=1)[:, 0]
 
     def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, Any]:
         """Find the loss and its gradient for a batch of docs and their scores.
@@ -139,6 +198,8 @@ class Head:
         losses (Optional[Dict[str, float]]): Gets the mean loss per labelled unit, in nats, added
             under the component's name.
         RETURNS (Dict[str, float]): The losses.
+        RAISES (ValueError): M071 if the head was loaded, and the examples have labels that it does
+            not know.
         """
         examples = list(examples)
         losses = {} if losses is None else losses
@@ -149,6 +210,11 @@ class Head:
         is_silent = self.is_frozen or not (has_labels or self._must_answer)
         if is_silent or not any(map(len, docs)):
             return losses
+        if not self._is_initialized:
+            found = {label for eg in examples for label in self.get_gold_labels(eg.reference)}
+            if unknown := sorted(found.difference(self.labels)):
+                known = list(self.labels)[:10]
+                raise ValueError(Errors.M071.format(name=self.name, unknown=unknown, known=known))
         own_drop = self.model.attrs.get("dropout")
         set_dropout_rate(self.model, drop if own_drop is None else own_drop)
         scores, backprop = self.model.begin_update(docs)

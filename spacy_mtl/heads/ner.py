@@ -1,6 +1,7 @@
 """`mtl_ner`: named entities, in `doc.ents`, by tags for the tokens and exact decoding."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice, pairwise, repeat
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from spacy.vocab import Vocab
 from thinc.api import Config, Model, get_array_module
 
 from ..errors import Errors
-from ..types import Bools2d, Floats2d, Ints1d
+from ..types import Bools2d, Floats1d, Floats2d, Ints1d
 from .crf import FORBIDDEN, Chain, crf_loss, span_probabilities, viterbi
 from .head import Head, check_outputs, score_tokens, with_options
 from .losses import cross_entropy, one_hot
@@ -70,6 +71,17 @@ def get_spans(tags: Sequence[str]) -> Iterator[tuple[int, int, str]]:
             start = None
         if tag[0] in "BU":
             start = i
+
+
+def trim(doc: Doc, start: int, end: int) -> tuple[int, int]:
+    """RETURNS (Tuple[int, int]): An entity without the white space at its ends, which spaCy does
+    not take.
+    """
+    while start < end and doc[start].is_space:
+        start += 1
+    while start < end and doc[end - 1].is_space:
+        end -= 1
+    return start, end
 
 
 class MultiTaskNER(Head, TrainablePipe):
@@ -179,6 +191,9 @@ class MultiTaskNER(Head, TrainablePipe):
     def has_labels(self, doc: Doc) -> bool:
         return doc.has_annotation("ENT_IOB")
 
+    def get_gold_labels(self, doc: Doc) -> set[str]:
+        return {ent.label_ for ent in doc.ents}
+
     def predict(self, docs: Iterable[Doc]) -> list[list[tuple[int, int, str, float]]]:
         """Predict the entities of a batch of docs, without modifying them.
 
@@ -189,8 +204,25 @@ class MultiTaskNER(Head, TrainablePipe):
         docs = list(docs)
         if not any(map(len, docs)):
             return [[] for _ in docs]
-        scores, transitions = map(self.model.ops.to_numpy, self.model.predict(docs))
-        lengths = [len(doc) for doc in docs]
+        scores, transitions = map(self.model.ops.to_numpy, self.get_scores(docs))
+        temperature = self.temperature if self.cfg["spans_key"] else None
+        return self.find_entities(scores, transitions, [len(doc) for doc in docs], temperature)
+
+    def find_entities(
+        self,
+        scores: Floats2d,
+        transitions: Floats2d,
+        lengths: Sequence[int],
+        temperature: float | None,
+    ) -> list[list[tuple[int, int, str, float]]]:
+        """Find the best entities, and how probable they are.
+
+        scores, transitions: What the model returned, on the CPU.
+        lengths (Sequence[int]): Tokens per doc.
+        temperature (Optional[float]): What both are divided by for the probabilities, which are
+            left out, as 0, with None.
+        RETURNS (List[List[Tuple[int, int, str, float]]]): As of `predict`.
+        """
         chain = self._get_chain(transitions)
         ids = viterbi(scores, chain, lengths)
         names: Any = numpy.array(self.tags, dtype=object)[ids]
@@ -199,8 +231,10 @@ class MultiTaskNER(Head, TrainablePipe):
             [(row + start, row + end, label) for start, end, label in get_spans(names[row:after])]
             for row, after in pairwise(firsts)
         ]
-        if self.cfg["spans_key"]:
+        if temperature:
             spans = [(start, end) for entities in found for start, end, _ in entities]
+            scores = scores / temperature
+            chain = replace(chain, transitions=chain.transitions / temperature)
             probabilities = iter(span_probabilities(scores, chain, lengths, spans, ids))
         else:
             probabilities = repeat(0.0)
@@ -224,11 +258,7 @@ class MultiTaskNER(Head, TrainablePipe):
             taken = {i for ent in given for i in range(ent.start, ent.end)}
             spans, probabilities = [], []
             for start, end, label, p in entities:
-                # spaCy does not take white space at the ends of an entity.
-                while start < end and doc[start].is_space:
-                    start += 1
-                while start < end and doc[end - 1].is_space:
-                    end -= 1
+                start, end = trim(doc, start, end)
                 if start < end and taken.isdisjoint(range(start, end)):
                     spans.append(Span(doc, start, end, label=label))
                     probabilities.append(p)
@@ -253,6 +283,42 @@ class MultiTaskNER(Head, TrainablePipe):
             emissions, allowed, label_smoothing=smoothing, focus=self.get_focus()
         )
         return loss, (d_emissions, xp.zeros_like(transitions)), n
+
+    def make_nll(
+        self, examples: Sequence[Example], scores: tuple[Floats2d, Floats2d]
+    ) -> Callable[[float], tuple[float, float, int]]:
+        if not self.model.attrs["crf"]:
+            return super().make_nll(examples, scores[0])
+        emissions, transitions = scores
+        allowed = self.get_allowed(examples)
+        lengths = [len(eg.predicted) for eg in examples]
+
+        def nll(temperature: float) -> tuple[float, float, int]:
+            chain = self._get_chain(transitions / temperature)
+            loss, *gradients, n = crf_loss(emissions / temperature, allowed, chain, lengths)
+            slopes = map(numpy.vdot, gradients, scores)
+            return loss, float(sum(slopes)), n
+
+        return nll
+
+    def get_confidences(
+        self, examples: Sequence[Example], scores: tuple[Floats2d, Floats2d], temperature: float
+    ) -> tuple[Floats1d, Any]:
+        """RETURNS (Tuple[Floats1d, Bools1d]): The probability of each predicted entity, and whether
+        it is right; without those where the gold labels are missing.
+        """
+        lengths = [len(eg.predicted) for eg in examples]
+        docs = self.find_entities(*scores, lengths, temperature)
+        confidences, is_right = [], []
+        for eg, entities in zip(examples, docs, strict=True):
+            tags = eg.get_aligned_ner()
+            gold = set(get_spans([tag or "O" for tag in tags]))
+            for start, end, label, p in entities:
+                start, end = trim(eg.predicted, start, end)
+                if start < end and None not in tags[start:end]:
+                    confidences.append(p)
+                    is_right.append((start, end, label) in gold)
+        return numpy.array(confidences, dtype="f"), numpy.array(is_right, dtype=bool)
 
     def get_allowed(self, examples: Sequence[Example]) -> Bools2d:
         return one_hot(self._get_gold(examples), len(self.tags), numpy)

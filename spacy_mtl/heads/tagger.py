@@ -56,6 +56,10 @@ class MultiTaskTagger(Head, Tagger):
     def has_labels(self, doc: Doc) -> bool:
         return doc.has_annotation("TAG")
 
+    def get_gold_labels(self, doc: Doc) -> set[str]:
+        prefix = self.cfg["neg_prefix"]
+        return {t.tag_.removeprefix(prefix) for t in doc if t.tag_ and t.tag_ not in self.labels}
+
     def predict(self, docs: Iterable[Doc]) -> list[Any]:
         """Predict the tags of a batch of docs, without modifying them.
 
@@ -65,7 +69,7 @@ class MultiTaskTagger(Head, Tagger):
         docs = list(docs)
         if not any(map(len, docs)):
             return [numpy.zeros(0, dtype="int64") for _ in docs]
-        guesses = self.model.ops.to_numpy(self.model.predict(docs).argmax(axis=1))
+        guesses = self.model.ops.to_numpy(self.get_scores(docs).argmax(axis=1))
         return numpy.split(guesses, numpy.cumsum([len(doc) for doc in docs])[:-1])
 
     def get_mean_loss(

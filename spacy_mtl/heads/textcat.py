@@ -1,5 +1,6 @@
 """`mtl_textcat` and `mtl_textcat_multilabel`: categories of docs, in `doc.cats`."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from thinc.api import (
     Linear,
     Model,
     ParametricAttention,
+    Ragged,
     chain,
     list2ragged,
     reduce_first,
@@ -24,9 +26,10 @@ from thinc.api import (
     reduce_sum,
     zero_init,
 )
+from thinc.util import get_width
 
 from ..errors import Errors
-from ..types import Bools2d, Floats2d
+from ..types import Bools2d, Floats1d, Floats2d
 from .head import Head, check_outputs, skip_empty, with_options
 from .losses import binary_cross_entropy, cross_entropy, sigmoid, softmax
 from .unit_loss import UnitLoss
@@ -65,7 +68,7 @@ SCORE_WEIGHTS = {
     "cats_auc_per_type": None,
 }
 
-Pooling = Literal["mean", "max", "first", "attention"]
+Pooling = Literal["mean", "max", "first", "attention", "label_attention"]
 
 
 class CategoryHead(Head):
@@ -73,6 +76,9 @@ class CategoryHead(Head):
 
     def has_labels(self, doc: Doc) -> bool:
         return bool(doc.cats)
+
+    def get_gold_labels(self, doc: Doc) -> set[str]:
+        return set(doc.cats)
 
     def to_probabilities(self, scores: Floats2d) -> Floats2d:
         raise NotImplementedError
@@ -87,7 +93,8 @@ class CategoryHead(Head):
         lengths = numpy.array([len(doc) for doc in docs])
         if not lengths.any():
             return numpy.zeros((len(docs), len(self.labels)), dtype="f")
-        probabilities = self.model.ops.to_numpy(self.to_probabilities(self.model.predict(docs)))
+        scores = self.get_scores(docs) / self.temperature
+        probabilities = self.model.ops.to_numpy(self.to_probabilities(scores))
         return numpy.where(lengths[:, None] > 0, probabilities, 0.0)
 
     def get_gold(self, examples: Sequence[Example]) -> Floats2d:
@@ -177,6 +184,37 @@ class MultiTaskMultiLabelTextCategorizer(CategoryHead, MultiLabel_TextCategorize
 
     def to_probabilities(self, scores: Floats2d) -> Floats2d:
         return sigmoid(scores)
+
+    def set_temperature(self, value: float) -> None:
+        # The threshold moves with the probabilities, so that no decision changes.
+        threshold = self.cfg["threshold"]
+        if 0 < threshold < 1:
+            score = self.temperature * math.log(threshold / (1 - threshold))
+            self.cfg["threshold"] = 1 / (1 + math.exp(-score / value))
+        self.cfg["temperature"] = value
+
+    def make_nll(
+        self, examples: Sequence[Example], scores: Floats2d
+    ) -> Callable[[float], tuple[float, float, int]]:
+        gold = self.get_gold(examples)
+        labelled = ~numpy.isnan(gold)
+        truths: Any = numpy.where(labelled, gold, 0.0)
+
+        def nll(temperature: float) -> tuple[float, float, int]:
+            loss, d_scores, n = binary_cross_entropy(scores / temperature, truths, labelled)
+            return loss, float(numpy.vdot(d_scores, scores)), n
+
+        return nll
+
+    def get_confidences(
+        self, examples: Sequence[Example], scores: Floats2d, temperature: float
+    ) -> tuple[Floats1d, Any]:
+        """RETURNS (Tuple[Floats1d, Bools1d]): The probability of yes for each known label, and
+        whether yes is right.
+        """
+        gold = self.get_gold(examples)
+        labelled = ~numpy.isnan(gold)
+        return sigmoid(scores[labelled] / temperature), gold[labelled] > 0
 
     def get_mean_loss(
         self, examples: Sequence[Example], scores: Floats2d
@@ -275,13 +313,14 @@ def build_textcat_head_v1(
     dropout: float | None = None,
     nO: int | None = None,
 ) -> Model[list[Doc], Floats2d]:
-    """Build a linear layer over one vector per doc.
+    """Build a linear layer over one vector per doc, or per doc and label.
 
     tok2vec (Model[List[Doc], List[Floats2d]]): Where the vectors come from: a listener or a model
         of its own.
     pooling (str): How tokens become one vector: "mean", "max", "first" token, or a learned
-        "attention" over them.
-    dropout (Optional[float]): Dropout of the doc's vector; `[training] dropout` if not given.
+        "attention" over them. With "label_attention" each label has its own attention and vector.
+    dropout (Optional[float]): Dropout of the doc's vector, or for "label_attention" of the tokens';
+        `[training] dropout` if not given.
     nO (Optional[int]): The number of labels, found at initialization.
     RAISES (ValueError): M034 for another pooling.
     """
@@ -291,11 +330,82 @@ def build_textcat_head_v1(
         "first": reduce_first,
         "attention": lambda: chain(ParametricAttention(), reduce_sum()),
     }
-    if pooling not in poolings:
-        raise ValueError(Errors.M034.format(pooling=pooling, poolings=sorted(poolings)))
-    output = Linear(nO=nO, init_W=zero_init)
-    layers = chain(tok2vec, list2ragged(), skip_empty(poolings[pooling]()), Dropout(), output)
+    if pooling == "label_attention":
+        output = LabelAttention(nO)
+        layers = chain(tok2vec, list2ragged(), Dropout(), output)
+    elif pooling in poolings:
+        output = Linear(nO=nO, init_W=zero_init)
+        layers = chain(tok2vec, list2ragged(), skip_empty(poolings[pooling]()), Dropout(), output)
+    else:
+        known = sorted([*poolings, "label_attention"])
+        raise ValueError(Errors.M034.format(pooling=pooling, poolings=known))
     return with_options(layers, output, tok2vec, dropout)
+
+
+def LabelAttention(nO: int | None = None) -> Model[Ragged, Floats2d]:
+    """Score each label by a linear layer of its own over a mean of the tokens that is weighted by
+    an attention of its own: Mullenbach et al. (2018), "Explainable Prediction of Medical Codes from
+    Clinical Text", section 2.3.
+
+    All that is made of N tokens and L labels is N x L: a token's score is found before the mean,
+    not a vector for each label after it. At first the attention is even, and all scores are 0.
+
+    nO (Optional[int]): The number of labels, found at initialization.
+    """
+    return Model(
+        "label_attention",
+        _label_attention_forward,
+        init=_label_attention_init,
+        dims={"nO": nO, "nI": None},
+        params={"Q": None, "W": None, "b": None},
+    )
+
+
+def _label_attention_init(
+    model: Model[Ragged, Floats2d], X: Ragged | None = None, Y: Floats2d | None = None
+) -> None:
+    if X is not None:
+        model.set_dim("nI", get_width(X))
+    if Y is not None:
+        model.set_dim("nO", get_width(Y))
+    shape = model.get_dim("nO"), model.get_dim("nI")
+    model.set_param("Q", model.ops.alloc2f(*shape))
+    model.set_param("W", model.ops.alloc2f(*shape))
+    model.set_param("b", model.ops.alloc1f(shape[0]))
+
+
+def _label_attention_forward(
+    model: Model[Ragged, Floats2d], docs: Ragged, is_train: bool
+) -> tuple[Floats2d, Callable[[Floats2d], Ragged]]:
+    ops: Any = model.ops
+    X: Any = docs.dataXd
+    Q, W, b = (model.get_param(name) for name in ("Q", "W", "b"))
+    filled = ops.xp.flatnonzero(docs.lengths)
+    lengths = docs.lengths[filled]
+
+    def repeat(rows: Floats2d) -> Floats2d:
+        return ops.backprop_reduce_sum(rows, lengths)  # each doc's row for each of its tokens
+
+    attention = ops.gemm(X, Q, trans2=True)
+    attention -= repeat(ops.reduce_max(attention, lengths)[0])
+    ops.xp.exp(attention, out=attention)
+    attention /= repeat(ops.reduce_sum(attention, lengths))
+    scores = ops.gemm(X, W, trans2=True)
+    means = ops.reduce_sum(attention * scores, lengths)
+    output = ops.alloc2f(len(docs.lengths), means.shape[1])
+    output[filled] = means
+    output += b
+
+    def backprop(d_output: Floats2d) -> Ragged:
+        d_scores = attention * repeat(d_output[filled])
+        d_attention = d_scores * (scores - repeat(means))  # before the softmax
+        model.inc_grad("b", d_output.sum(axis=0))
+        model.inc_grad("W", ops.gemm(d_scores, X, trans1=True))
+        model.inc_grad("Q", ops.gemm(d_attention, X, trans1=True))
+        dX = ops.gemm(d_scores, W) + ops.gemm(d_attention, Q)
+        return Ragged(dX, docs.lengths)
+
+    return output, backprop
 
 
 def score_textcat(examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:

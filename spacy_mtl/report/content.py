@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy
 
 from ..errors import Errors
+from ..training.calibration import get_ece, make_bins
 from .runs import Run, check_same_dev, find_single, group_runs
 from .scores import (
     MACRO,
@@ -34,7 +36,8 @@ def make_content(runs: Sequence[Run], data: Path | None = None) -> dict[str, Any
     runs (Sequence[Run]): The runs.
     data (Optional[Path]): A .spacy file, or a folder of them, for the pipelines to run over.
     RETURNS (Dict[str, Any]): What JSON can hold: "runs", "data", and the lists of records
-        "transfer", "labels", "confusions" and "errors", which are empty without data.
+        "transfer", "labels", "calibration", "confusions" and "errors", which are empty without
+        data.
     RAISES (ValueError): M204, M205 or M233 to M238 if it cannot be found out.
     """
     settings = group_runs(runs)
@@ -54,6 +57,7 @@ def make_content(runs: Sequence[Run], data: Path | None = None) -> dict[str, Any
         "data": str(data) if data else None,
         "transfer": compare(single, found),
         "labels": list_labels(found),
+        "calibration": list_calibration(found),
         "confusions": list_confusions(found),
         "errors": list_errors(found),
     }
@@ -149,6 +153,34 @@ def list_labels(found: Evaluations) -> Records:
             for label, count in zip(labels, counts, strict=True):
                 record = {"task": task, "setting": name, "label": label}
                 records.append({**record, **score_labels(count)})
+    return records
+
+
+def list_calibration(found: Evaluations) -> Records:
+    """RETURNS (Records): How sure heads of spacy-mtl are, and how often they are right: the mean
+    and standard deviation of the expected calibration error over seeds, and what it is made of,
+    over all seeds.
+    """
+    records = []
+    for name, group in found.items():
+        for task in group[0].tasks:
+            runs = [evaluation.tasks[task].confidences for evaluation in group]
+            known = [run for run in runs if run is not None and len(run[0])]
+            if known:
+                errors = [get_ece(make_bins(*run)) for run in known]
+                confidences, is_right = map(numpy.concatenate, zip(*known, strict=True))
+                records.append(
+                    {
+                        "task": task,
+                        "setting": name,
+                        "ece_mean": mean(errors),
+                        "ece_sd": get_spread(errors),
+                        "confidence": float(confidences.mean(dtype="float64")),
+                        "accuracy": float(is_right.mean()),
+                        "predictions": len(is_right),
+                        "bins": [asdict(part) for part in make_bins(confidences, is_right)],
+                    }
+                )
     return records
 
 

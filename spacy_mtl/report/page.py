@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 from spacy import displacy
 
-from .plots import Line, get_mean, plot_heatmap, plot_lines
+from .plots import Line, get_mean, plot_heatmap, plot_lines, plot_reliability
 from .table import Table, group_by_task, make_tables
 
 MANY = 12  # rows of a table that is folded
@@ -63,6 +63,11 @@ CAPTIONS = {
         " agreement, orange conflict, no colour neither. Lasting orange is a reason to try"
         " another balancer, or to train the two apart."
     ),
+    "calibration": (
+        "Predictions of about the same probability, and the share of them that is right; large dots"
+        " are many predictions. On the diagonal probabilities can be taken at their word; below it"
+        " the head is too sure of itself."
+    ),
     "confusions": (
         "Rows are gold, columns predicted; the numbers count over all seeds, and the colour is the"
         " share of the row. Strong colour outside the diagonal is what is mistaken for what. Of"
@@ -83,6 +88,7 @@ def make_page(content: dict[str, Any]) -> str:
             make_figure("balance", plot_balance(content["runs"])),
             make_figure("conflicts", plot_conflicts(content["runs"])),
         ],
+        "Calibration": [make_figure("calibration", plot_calibration(content["calibration"]))],
         "Confusions": [make_figure("confusions", plot_confusions(content["confusions"]))],
         "Errors": [make_errors(content["errors"])],
     }
@@ -201,6 +207,13 @@ def get_mean_in(curve: Line, steps: Container[float]) -> float:
 
 def show_cosine(value: float) -> str:
     return f"{value:.2f}".replace("0.", ".").replace("-.00", ".00")
+
+
+def plot_calibration(records: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        plot_reliability(f"confidence of {task}", {r["setting"]: r["bins"] for r in group})
+        for task, group in group_by_task(records)
+    ]
 
 
 def plot_confusions(records: Sequence[dict[str, Any]]) -> list[str]:

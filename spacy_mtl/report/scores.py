@@ -13,6 +13,7 @@ from spacy.scorer import Scorer
 from spacy.training import Corpus, Example
 
 from ..errors import Errors
+from ..training.calibration import find_examples, get_confidences, keep_scores
 
 Item: TypeAlias = tuple[int, int, str]  # start and end in tokens of the gold doc, label
 NOTHING = "(none)"
@@ -37,11 +38,14 @@ class TaskAnswers:
     measure (str): What its score is called.
     labels (List[str]): All labels.
     docs (List[Optional[Answer]]): For each doc; None where it has no gold labels.
+    confidences (Optional[Tuple[Floats1d, Bools1d]]): How sure the head is of each prediction, and
+        whether it is right; only of heads of spacy-mtl.
     """
 
     measure: str
     labels: list[str]
     docs: list[Answer | None]
+    confidences: tuple[numpy.ndarray, numpy.ndarray] | None = None
 
 
 @dataclass
@@ -84,7 +88,8 @@ def evaluate(model: Path, data: Path, tasks: Sequence[str]) -> Evaluation:
     except Exception as error:
         raise ValueError(Errors.M205.format(path=data, error=error)) from error
     keeper = Keeper(nlp)
-    scores = nlp.evaluate(examples, scorer=keeper)
+    with keep_scores(nlp) as scored:
+        scores = nlp.evaluate(examples, scorer=keeper)
     found = {}
     for task in tasks:
         pipe: Any = nlp.get_pipe(task)
@@ -93,6 +98,9 @@ def evaluate(model: Path, data: Path, tasks: Sequence[str]) -> Evaluation:
                 docs = [read(example, pipe) for example in keeper.examples]
                 labels = get_labels(docs) | (set(pipe.labels) if measure == MACRO else set())
                 found[task] = TaskAnswers(measure, sorted(labels), docs)
+        if task in found and task in scored:
+            batches = find_examples(keeper.examples, scored[task])
+            found[task].confidences = get_confidences(pipe, batches, pipe.temperature)
     words = [[token.text_with_ws for token in eg.reference] for eg in keeper.examples]
     return Evaluation(scores, found, words)
 

@@ -85,6 +85,8 @@ def make_tables(content: dict[str, Any]) -> list[Table]:
     for make in (make_training_table, make_conflict_table):
         tables += [table for table in [make(runs)] if table.rows]
     tables += make_label_tables(content["labels"])
+    if content["calibration"]:
+        tables.append(make_calibration_table(content["calibration"]))
     tables += make_confusion_tables(content["confusions"])
     return tables + make_error_tables(content["errors"])
 
@@ -199,6 +201,29 @@ def make_label_tables(records: Sequence[dict[str, Any]]) -> list[Table]:
         ]
         tables.append(Table("Labels", task, note, header, rows))
     return tables
+
+
+def make_calibration_table(records: Sequence[dict[str, Any]]) -> Table:
+    note = (
+        "How far the probabilities of predictions can be believed, in percent: their mean, how many"
+        " are right, and the expected calibration error (15 bins), mean and standard deviation over"
+        " seeds; 0 is best. Predictions are the best tag or category, each entity that was found,"
+        " and of independent categories each yes. The command calibrate makes the error smaller."
+    )
+    rows = [
+        [
+            record["task"],
+            record["setting"],
+            show_mean(record["ece_mean"], record["ece_sd"]),
+            show_percent(record["confidence"]),
+            show_percent(record["accuracy"]),
+            str(record["predictions"]),
+        ]
+        for _, group in group_by_task(records)
+        for record in group
+    ]
+    header = ["task", "setting", "calibration error", "confidence", "right", "predictions"]
+    return Table("Calibration", "Confidence", note, header, rows, texts=2)
 
 
 def make_confusion_tables(records: Sequence[dict[str, Any]]) -> list[Table]:

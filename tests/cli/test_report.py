@@ -255,7 +255,8 @@ def test_page(reported):
     )
     parser.feed(html)
     assert [name for name in sections if name] == [
-        *("Transfer", "Scores", "Training", "Balance", "Labels", "Confusions", "Errors")
+        *("Transfer", "Scores", "Training", "Balance", "Labels", "Calibration", "Confusions"),
+        "Errors",
     ]
     assert not re.search(r"""(?:src|href)=["']?(?!["']?#)""", html)
     titles = re.findall(r'<svg role="img" aria-label="([^"]*)"', html)

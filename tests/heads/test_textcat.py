@@ -1,8 +1,11 @@
+import tracemalloc
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy
 import pytest
+import spacy
 import torch
 import torch.nn.functional as F
 from conftest import CATS, TEXTS, make_examples, make_gold
@@ -10,11 +13,16 @@ from spacy.language import Language
 from spacy.pipeline.textcat import TextCategorizer, textcat_score
 from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
 from spacy.training import Example
-from thinc.api import Adam, Model
+from thinc.api import Adam, Model, Ragged
 
-from spacy_mtl.heads.textcat import build_textcat_head_v1, make_textcat_scorer, score_textcat
+from spacy_mtl.heads.textcat import (
+    LabelAttention,
+    build_textcat_head_v1,
+    make_textcat_scorer,
+    score_textcat,
+)
 
-POOLINGS = ["mean", "max", "first", "attention"]
+POOLINGS = ["mean", "max", "first", "attention", "label_attention"]
 LABELS = ["a", "b", "c", "d"]
 
 
@@ -166,26 +174,132 @@ def test_docs_without_tokens(make_abcd, name, pooling):
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_poolings(make_nlp, pooling):
-    """Mean, maximum, first row, and a mean that is weighted by a softmax over the tokens."""
+    """Mean, maximum, first row, and means that are weighted by a softmax over the tokens, one for
+    all labels or one for each.
+    """
     nlp = make_nlp("textcat", config={"textcat": {"model": {"pooling": pooling}}})
     output = nlp.get_pipe("textcat").model.get_ref("output_layer")
     output.set_param("W", numpy.eye(4, output.get_dim("nI"), dtype="f"))
     doc = nlp.get_pipe("transformer")(make_gold(nlp.vocab, 0, ()))
     rows = doc._.trf_data.rows.copy()
-    if pooling == "attention":
+    if pooling.endswith("attention"):
         (layer,) = (n for n in nlp.get_pipe("textcat").model.walk() if n.has_param("Q"))
-        query = numpy.random.default_rng(0).normal(size=rows.shape[1]).astype("f")
-        layer.set_param("Q", query.reshape(layer.get_param("Q").shape))
-        weights = torch.tensor(rows @ query).softmax(0).numpy()
-        expected = weights @ rows
+        queries = numpy.random.default_rng(0).normal(size=layer.get_param("Q").shape).astype("f")
+        layer.set_param("Q", queries)
+        means = torch.tensor(queries @ rows.T).softmax(-1).numpy() @ rows
+        expected = means.diagonal() if pooling == "label_attention" else means
     else:
         expected = {"mean": rows.mean(0), "max": rows.max(0), "first": rows[0]}[pooling]
     p = torch.tensor(expected[:4]).softmax(0).tolist()
     assert list(nlp.get_pipe("textcat")(doc).cats.values()) == pytest.approx(p, rel=1e-5)
 
 
+def make_label_attention(n_labels: int = 3, width: int = 5) -> Model[Ragged, Any]:
+    rng = numpy.random.default_rng(1)
+    layer = LabelAttention(n_labels)
+    layer.initialize(X=make_ragged(width, 2))
+    for name, shape in [("Q", (n_labels, width)), ("W", (n_labels, width)), ("b", (n_labels,))]:
+        layer.set_param(name, rng.normal(size=shape).astype("f"))
+    return layer
+
+
+def make_ragged(width: int, *lengths: int, scale: float = 1.0) -> Ragged:
+    rows = scale * numpy.random.default_rng(0).normal(size=(sum(lengths), width))
+    return Ragged(rows.astype("f"), numpy.array(lengths, dtype="i"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])  # where a softmax overflows
+def test_label_attention_is_torchs(scale):
+    """Doc by doc, label by label, as in the paper: an attention, a vector, a score."""
+    layer = make_label_attention()
+    docs = make_ragged(5, 4, 0, 1, 7, 0, scale=scale)
+    found, backprop = layer(docs, is_train=True)
+    rows = torch.tensor(docs.data, requires_grad=True)
+    Q, W, b = (torch.tensor(layer.get_param(name), requires_grad=True) for name in ("Q", "W", "b"))
+    expected = []
+    for doc in rows.split([4, 0, 1, 7, 0]):
+        attention = (doc @ Q.T).softmax(0)
+        vectors = attention.T @ doc  # zeros for an empty doc
+        expected.append((vectors * W).sum(1) + b)
+    output = torch.stack(expected)
+    numpy.testing.assert_allclose(found, output.detach(), rtol=1e-5, atol=1e-4 * scale)
+    d_output = numpy.random.default_rng(2).normal(size=(5, 3)).astype("f")
+    (output * torch.tensor(d_output)).sum().backward()
+    d_docs = backprop(d_output)
+    assert d_docs.lengths.tolist() == docs.lengths.tolist()
+    for array, leaf in [
+        (d_docs.data, rows),
+        *((layer.get_grad(n), leaf) for n, leaf in [("Q", Q), ("W", W), ("b", b)]),
+    ]:
+        assert leaf.grad is not None
+        numpy.testing.assert_allclose(array, leaf.grad, rtol=1e-4, atol=1e-5 * scale**2)
+
+
+def test_label_attention_batched_is_unbatched():
+    layer = make_label_attention()
+    docs = make_ragged(5, 4, 0, 1, 300, 2)
+    starts = numpy.cumsum([0, *docs.lengths])
+    alone = [
+        layer.predict(Ragged(docs.data[start:end], docs.lengths[i : i + 1]))[0]
+        for i, (start, end) in enumerate(pairwise(starts))
+    ]
+    numpy.testing.assert_allclose(layer.predict(docs), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_label_attention_begins_as_the_mean(make_nlp):
+    """The first gradient is that of the mean, and the second goes into the attention too."""
+    nlps = [make_nlp("textcat", config={"textcat": {"model": {"pooling": p}}}) for p in POOLINGS]
+    models = {p: nlp.get_pipe("textcat").model for p, nlp in zip(POOLINGS, nlps, strict=True)}
+    gradients = {}
+    for pooling, nlp in zip(POOLINGS, nlps, strict=True):
+        nlp.update(make_examples(nlp, "textcat"), sgd=False, drop=0.0)
+        gradients[pooling] = models[pooling].get_ref("output_layer").get_grad("W").copy()
+    mean, own = gradients["mean"], gradients["label_attention"]
+    assert mean.any() and own == pytest.approx(mean, rel=1e-4, abs=1e-6)
+    layer = models["label_attention"].get_ref("output_layer")
+    assert not layer.get_grad("Q").any()
+    for _ in range(2):
+        nlps[-1].update(make_examples(nlps[-1], "textcat"), sgd=Adam(0.01), drop=0.0)
+    assert layer.get_param("Q").any(axis=1).all()
+
+
+def test_label_attention_of_a_long_doc():
+    """No memory in proportion to the square of the tokens: that would be 40 GB."""
+    layer = make_label_attention(20, 8)
+    docs = make_ragged(8, 100_000, 3)
+    tracemalloc.start()
+    found, backprop = layer(docs, is_train=True)
+    backprop(numpy.ones_like(found))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * 100_000 * 20 * 4
+    assert numpy.isfinite(found).all()
+
+
+@pytest.mark.parametrize("name", ["textcat", "textcat_multilabel"])
+def test_label_attention_is_saved(make_abcd, name, tmp_path):
+    nlp = make_abcd(name, model={"pooling": "label_attention"})
+    layer = nlp.get_pipe(name).model.get_ref("output_layer")
+    assert (layer.get_dim("nO"), layer.get_dim("nI")) == (4, 32)
+    examples, sgd = [make_example(nlp, {"a": 1.0}, TEXTS[0])], Adam(0.01)
+    for _ in range(3):
+        nlp.update(examples, sgd=sgd)
+    expected = nlp(TEXTS[0]).cats
+    assert max(expected.values()) > min(expected.values())
+    nlp.to_disk(tmp_path)
+    from_bytes = spacy.blank("en", config=nlp.config).from_bytes(nlp.to_bytes())
+    for loaded in (spacy.load(tmp_path), from_bytes):
+        assert loaded(TEXTS[0]).cats == expected
+
+
+def test_label_attention_of_another_number_of_outputs(make_abcd):
+    with pytest.raises(ValueError, match=r"M035.*5 outputs, but 4"):
+        make_abcd("textcat", model={"pooling": "label_attention", "nO": 5})
+
+
 def test_unknown_pooling():
-    with pytest.raises(ValueError, match=r"M034.*'sum'.*'attention', 'first', 'max', 'mean'"):
+    known = "'attention', 'first', 'label_attention', 'max', 'mean'"
+    with pytest.raises(ValueError, match=f"M034.*'sum'.*{known}"):
         build_textcat_head_v1(Model("rows", lambda *_: None), pooling="sum")  # type: ignore
 
 

@@ -1,8 +1,10 @@
+import numpy
 import pytest
 
 from spacy_mtl.report.content import (
     compare,
     compare_task,
+    list_calibration,
     list_confusions,
     list_errors,
     list_labels,
@@ -121,6 +123,28 @@ def test_errors_of_the_first_run_that_has_the_task():
     assert records[0]["predicted"] == [{"start": 8, "end": 13, "label": "a"}]
 
 
+def test_calibration():
+    """The mean error of two seeds, and the bins of both together; not of stock heads."""
+    answers = [make_answers("aab"), make_answers("aab")]
+    answers[0].confidences = numpy.array([0.5, 1.0], "f"), numpy.array([True, True])
+    answers[1].confidences = numpy.array([0.5, 1.0], "f"), numpy.array([False, True])
+    stock = make_answers("aab")
+    found = {"x": [Evaluation({}, {"t": a, "stock": stock}, []) for a in answers]}
+    assert list_calibration(found) == [
+        {
+            **{"task": "t", "setting": "x", "ece_mean": 0.25, "ece_sd": 0.0},
+            **{"confidence": 0.75, "accuracy": 0.75, "predictions": 4},
+            "bins": [
+                {"count": 2, "confidence": 0.5, "accuracy": 0.5},
+                {"count": 2, "confidence": 1.0, "accuracy": 1.0},
+            ],
+        }
+    ]
+    for a in answers:
+        a.confidences = numpy.zeros(0, "f"), numpy.zeros(0, bool)
+    assert list_calibration(found) == []
+
+
 def test_files_of_scores():
     scores = {"tag_acc": 0.5, "ents_f": None, "cats_score_desc": "macro F", "token_acc": 1.0}
     content = make_content([Run("a", scores, "a.json")])
@@ -138,7 +162,7 @@ def test_files_of_scores():
             }
         ],
         "data": None,
-        **{"transfer": [], "labels": [], "confusions": [], "errors": []},
+        **{"transfer": [], "labels": [], "calibration": [], "confusions": [], "errors": []},
     }
 
 

@@ -79,6 +79,16 @@ def make_report(**changes) -> dict:
             {"task": "tagger", "setting": "m", "label": "<b>&", "support": 4.0}
             | {"p": 0.75, "r": None, "f": 0.5}
         ],
+        "calibration": [
+            {"task": "tagger", "setting": "m", "ece_mean": 0.123, "ece_sd": 0.01}
+            | {"confidence": 0.875, "accuracy": 0.75, "predictions": 4}
+            | {
+                "bins": [
+                    {"count": 1, "confidence": 0.5, "accuracy": 0.0},
+                    {"count": 3, "confidence": 1.0, "accuracy": 1.0},
+                ]
+            }
+        ],
         "confusions": [
             {"task": "tagger", "setting": "m", "gold": a, "predicted": b, "count": n}
             for a, b, n in (("<b>&", "<b>&", 7), ("<b>&", "|", 3), ("(none)", "|", 2))
@@ -94,7 +104,8 @@ def make_report(**changes) -> dict:
 def test_well_formed_and_all_there():
     page = Reader(make_page(make_report()))
     assert [attrs["id"] for attrs in page.find("section")] == [
-        *("Transfer", "Scores", "Training", "Balance", "Labels", "Confusions", "Errors")
+        *("Transfer", "Scores", "Training", "Balance", "Labels", "Calibration", "Confusions"),
+        "Errors",
     ]
     assert {attrs["href"] for attrs in page.find("a")} == {
         f"#{attrs['id']}" for attrs in page.find("section")
@@ -102,10 +113,10 @@ def test_well_formed_and_all_there():
     plots = [attrs["aria-label"] for attrs in page.find("svg")]
     assert plots == [
         *("loss of tagger", "loss of ner", "tag_acc", "weights (m)", "gradient norms (m)"),
-        *("cosines (m)", "tagger (m)"),
+        *("cosines (m)", "confidence of tagger", "tagger (m)"),
     ]
     assert page.captions == [CAPTIONS[key] for key in CAPTIONS]
-    assert len(page.find("figure")) == len(page.find("figcaption")) == 4
+    assert len(page.find("figure")) == len(page.find("figcaption")) == 5
 
 
 def test_nothing_from_elsewhere():
@@ -185,7 +196,8 @@ def test_long_tables_are_folded():
 
 
 def test_scores_only():
-    empty = {"transfer": [], "labels": [], "confusions": [], "errors": [], "data": None}
+    lists = ("transfer", "labels", "calibration", "confusions", "errors")
+    empty = {**{name: [] for name in lists}, "data": None}
     run = {"name": "a", "setting": None, "tasks": [], "seed": None, "source": "a.json"}
     run |= {"scores": {"tag_acc": 0.5}, "steps": None, "curves": {}}
     page = Reader(make_page({"runs": [run], **empty}))

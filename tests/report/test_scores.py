@@ -1,7 +1,7 @@
 import numpy
 import pytest
 import spacy
-from conftest import CATS, TAGS, make_examples, make_gold
+from conftest import CATS, STOCK_MODELS, TAGS, make_examples, make_gold
 from spacy.scorer import Scorer, get_ner_prf
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
@@ -27,6 +27,7 @@ from spacy_mtl.report.scores import (
 GOLD = Answer({(0, 2, "PER"), (4, 5, "LOC"), (6, 7, "ORG")}, {(0, 2, "PER"), (4, 5, "ORG")})
 OTHER = Answer({(0, 1, "PER")}, {(0, 1, "PER"), (1, 2, "PER"), (2, 3, "LOC")})
 DOCS = [GOLD, None, OTHER]
+STOCK_TAGGER = {"model": STOCK_MODELS["tagger"]}
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +252,26 @@ def test_evaluate(make_nlp, tmp_path):
     ]
     counts = count_labels(found.tasks["textcat"].docs, sorted(CATS)).sum(axis=0)
     assert get_f(counts) == pytest.approx(reference["cats_score"])
+    confidences, is_right = found.tasks["tagger"].confidences
+    assert len(confidences) == sum(map(len, golds[:4]))
+    assert is_right.mean() == pytest.approx(reference["tag_acc"])
+    assert len(found.tasks["textcat"].confidences[0]) == 4
+
+
+def test_confidence_is_that_of_the_docs(make_nlp, tmp_path):
+    """With the temperature; stock heads have none."""
+    nlp = make_nlp("textcat", "tagger=tagger", config={"tagger": STOCK_TAGGER})
+    output = nlp.get_pipe("textcat").model.get_ref("output_layer")
+    output.set_param("b", output.ops.asarray1f([3.0, 2.0, 1.0, 0.0]))
+    nlp.get_pipe("textcat").set_temperature(2.0)
+    examples = make_examples(nlp)
+    DocBin(docs=[eg.reference for eg in examples]).to_disk(tmp_path / "dev.spacy")
+    nlp.to_disk(tmp_path / "model")
+    found = evaluate(tmp_path / "model", tmp_path / "dev.spacy", ["textcat", "tagger"])
+    docs = list(nlp.pipe([eg.predicted for eg in examples]))
+    confidences, _ = found.tasks["textcat"].confidences
+    assert confidences == pytest.approx([max(doc.cats.values()) for doc in docs])
+    assert found.tasks["tagger"].confidences is None
 
 
 def test_what_cannot_be_read(make_nlp, tmp_path):
