@@ -19,6 +19,9 @@ def setup_cli() -> typer.Typer:
 
 from .affinity import affinity_cli  # noqa: E402, F401
 from .bench import bench_cli  # noqa: E402, F401
+from .calibrate import calibrate_cli  # noqa: E402, F401
 from .convert import convert_cli  # noqa: E402, F401
 from .debug import debug_cli  # noqa: E402, F401
+from .find_threshold import find_threshold_cli  # noqa: E402, F401
 from .report import report_cli  # noqa: E402, F401
+from .train import train_cli  # noqa: E402, F401

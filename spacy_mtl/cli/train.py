@@ -1,0 +1,86 @@
+"""`spacy mtl train`: `spacy train` that can be stopped at any time and resumed."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from spacy import util
+from spacy.cli._util import (
+    import_code,
+    parse_config_overrides,
+    setup_gpu,
+    show_validation_error,
+)
+from spacy.training.initialize import init_nlp
+from typer import Argument, Context, Option
+from wasabi import msg
+
+from ..errors import Errors
+from . import mtl_cli
+
+
+@mtl_cli.command(
+    "train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def train_cli(
+    ctx: Context,
+    config_path: Annotated[Path, Argument(help="The config", exists=True, allow_dash=True)],
+    output: Annotated[
+        Path | None,
+        Option("--output", "--output-path", "-o", help="The folder to save to", file_okay=False),
+    ] = None,
+    resume: Annotated[
+        bool, Option("--resume", "-r", help="Go on from the checkpoint in the output folder")
+    ] = False,
+    code_path: Annotated[
+        Path | None, Option("--code", "-c", help="Python file with registered functions to import")
+    ] = None,
+    gpu_id: Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")] = -1,
+    verbose: Annotated[
+        bool, Option("--verbose", "-V", "-VV", help="Display more information for debugging")
+    ] = False,
+) -> None:
+    """
+    Train a pipeline as `spacy train` does, and leave a checkpoint in the output folder at each
+    evaluation and at the end.
+
+    However training was stopped, --resume goes on from there: on the same machine the pipelines
+    and the log become the same, bit for bit, as without the stop. On a GPU that holds as far as its
+    own operations repeat themselves. The config and its overrides must be the same but for
+    training.max_steps, max_epochs, patience and the logger. Without a checkpoint training begins.
+    """
+    from ..training.loop import CHECKPOINT, train
+    from ..training.resume import read_checkpoint
+
+    if verbose:
+        util.logger.setLevel(logging.DEBUG)
+    overrides = parse_config_overrides(ctx.args)
+    import_code(code_path)
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        msg.info(f"Saving to output directory: {output}")
+    elif resume:
+        msg.fail("Cannot resume", Errors.M063, exits=1)
+    else:
+        msg.info("No output directory provided")
+    setup_gpu(gpu_id)
+    with show_validation_error(config_path):
+        config = util.load_config(config_path, overrides=overrides, interpolate=False)
+    msg.divider("Initializing pipeline")
+    with show_validation_error(config_path, hint_fill=False):
+        nlp = init_nlp(config, use_gpu=gpu_id)
+    msg.good("Initialized pipeline")
+    past = None
+    if resume and output:
+        path = output / CHECKPOINT
+        if path.exists():
+            try:
+                past = read_checkpoint(path, nlp)
+            except ValueError as error:
+                msg.fail("Cannot resume", error, exits=1)
+            msg.info(f"Resuming after step {past['step']}")
+        else:
+            msg.info(f"No checkpoint in {output}: training begins anew")
+    msg.divider("Training pipeline")
+    train(nlp, output, past, use_gpu=gpu_id, stdout=sys.stdout, stderr=sys.stderr)
