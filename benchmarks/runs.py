@@ -1,0 +1,317 @@
+"""Trainings to be compared: the same batches, each training a process of its own.
+
+What accuracy.py, balancing.py and ablation.py share.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+SCORES = {"tagger": "tag_acc", "ner": "ents_f", "textcat": "cats_score"}
+# The corpora of each setting, and the tasks whose labels they give.
+SETTINGS = {
+    "gum": {"gum": [*SCORES]},
+    "ewt": {"ewt": [*SCORES]},
+    "snips": {"snips": ["ner", "textcat"]},
+    "separate": {"ewt": ["tagger"], "gum": ["ner"], "clinc": ["textcat"]},
+}
+
+
+class Contender(NamedTuple):
+    """What a training has that others have not.
+
+    changes (Dict[str, Any]): To its config, by the path of the setting.
+    task (str): The only one to train, or none for all together.
+    config (str): The name of its config.
+    rate (str): The path of the learning rate that --grid tries.
+    """
+
+    changes: dict[str, Any] = {}
+    task: str = ""
+    config: str = "mtl_cpu.cfg"
+    rate: str = "training.optimizer.encoder_learn_rate.initial_rate"
+
+
+# Each task alone, one row of the table.
+SINGLE = {f"single-{task}": Contender(task=task) for task in SCORES}
+
+
+def compare(
+    description: str | None, contenders: dict[str, Contender], results: str, against: str = ""
+) -> None:
+    """Do what the command line says: train, each contender with each seed, and print the table.
+
+    description (str): The script's.
+    contenders (Dict[str, Contender]): By name.
+    results (str): The file that keeps the results by default.
+    against (str): The contender to which the others' differences are shown.
+    """
+    rows = list(dict.fromkeys(map(get_row, contenders)))
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("setting", choices=SETTINGS)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--contenders", nargs="+", choices=rows, default=rows)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--updates", type=int, default=950)
+    parser.add_argument("--grid", nargs="+", type=float, default=[], metavar="RATE")
+    parser.add_argument("--limit", type=int, default=0, help="docs of each corpus; 0: all")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--encoder", default="minilm")
+    parser.add_argument("--results", type=Path, default=Path(results))
+    parser.add_argument("--one-dnn", action="store_true", help="stock's float32 products by oneDNN")
+    parser.add_argument("--save", type=Path, help="folder for the trained pipelines")
+    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    args, overrides = parser.parse_known_args()
+    if args.job:
+        return append(args.results, run(args, contenders[args.job["contender"]], args.job))
+    tasks = [*chain(*get_corpora(args.setting).values())]
+    names = [
+        name
+        for name, contender in contenders.items()
+        if get_row(name) in args.contenders and contender.task in ("", *tasks)
+    ]
+
+    def do(name: str, seed: int, rate: float | None) -> dict:
+        """RETURNS (dict): The result of a run, which is made unless it is known."""
+        job = {
+            "setting": args.setting,
+            "contender": name,
+            "seed": seed,
+            "updates": args.updates,
+            "rate": rate,
+            "limit": args.limit,
+            "encoder": args.encoder,
+            "overrides": overrides,
+        }
+        if not find(args.results, job):
+            command = [sys.executable, *sys.argv, "--job", json.dumps(job)]
+            subprocess.run(command, check=True)
+        return find(args.results, job)[0]
+
+    def tune(name: str) -> float | None:
+        """RETURNS (Optional[float]): The rate that is best on dev with the first seed."""
+        means = {rate: get_dev_mean(do(name, args.seeds[0], rate)) for rate in args.grid}
+        return max(means, key=lambda rate: means[rate]) if means else None
+
+    rates = {name: tune(name) for name in names}
+    found = [do(name, seed, rates[name]) for seed in args.seeds for name in names]
+    print(table(found, tasks, against))
+
+
+def run(args: argparse.Namespace, contender: Contender, job: dict[str, Any]) -> dict:
+    """RETURNS (dict): The job, what the contender scored, and what it took."""
+    import torch
+    from spacy.training import Corpus
+    from spacy.training.initialize import init_nlp
+    from spacy.training.loop import train
+    from spacy.util import registry
+
+    torch.set_num_threads(args.threads)
+    if args.one_dnn:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
+    nlp = init_nlp(make_config(args.data, contender, job))
+    # The labels are known now: from here on all read the same endless stream.
+    nlp.config["training"]["max_epochs"] = -1
+    nlp.config["corpora"]["train"]["epochs"] = 0
+    parts = [job[key] for key in ("setting", "contender", "seed", "rate") if job[key] is not None]
+    out = args.save / "-".join(map(str, parts)) if args.save else None
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+    # Evaluated once, in the first update, which the clock leaves out.
+    nlp.config["training"]["eval_frequency"] = job["updates"] + 1
+    T = nlp.config.interpolate()["training"]
+    T = registry.resolve({"batcher": T["batcher"], "optimizer": T["optimizer"]})
+    clock, optimizer = Clock(T["batcher"]), T["optimizer"]
+    registry.batchers.register("benchmark.clock.v1", func=lambda: clock)
+    registry.optimizers.register("benchmark.optimizer.v1", func=lambda: optimizer)  # type: ignore
+    nlp.config["training"]["batcher"] = {"@batchers": "benchmark.clock.v1"}
+    nlp.config["training"]["optimizer"] = {"@optimizers": "benchmark.optimizer.v1"}
+    nlp, _ = train(nlp, out, use_gpu=-1)
+    seconds = clock.times[-1] - clock.times[1]
+    scores: dict[str, float] = {}
+    with nlp.use_params(optimizer.averages):
+        for part in ("dev", "test"):
+            for name, tasks in get_corpora(job["setting"], contender.task).items():
+                found = nlp.evaluate(list(Corpus(args.data / f"{name}_{part}.spacy")(nlp)))
+                scores |= {f"{part}_{SCORES[task]}": found[SCORES[task]] for task in tasks}
+    return {
+        **job,
+        "seconds": round(seconds, 1),
+        "words_per_second": round(sum(clock.words[1:-1]) / seconds, 1),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "threads": args.threads,
+        "one_dnn": args.one_dnn,
+        "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+        **scores,
+    }
+
+
+def make_config(folder: Path, contender: Contender, job: dict[str, Any]) -> Any:
+    """RETURNS (Config): The contender's config for a job, which still reads its corpora once."""
+    from spacy.cli._util import parse_config_overrides
+    from spacy.util import load_config, set_dot_to_object
+
+    from spacy_mtl.pretrained import embedded_minilm
+
+    encoder = job["encoder"]
+    config = load_config(
+        ROOT / "configs" / contender.config,
+        overrides={
+            "paths.encoder": str(embedded_minilm()) if encoder == "minilm" else encoder,
+            "system.seed": job["seed"],
+            "training.max_steps": job["updates"],
+            "training.max_epochs": 0,
+            **parse_config_overrides(list(job["overrides"])),
+        },
+    )
+    rate = {contender.rate: job["rate"]} if job["rate"] else {}
+    for path, value in {**contender.changes, **rate}.items():
+        set_dot_to_object(config, path, value)
+    corpora = get_corpora(job["setting"], contender.task)
+    keep_tasks(config, [*chain(*corpora.values())])
+    config["corpora"]["train"] = train_corpus(folder, corpora, job["seed"], job["limit"])
+    config["corpora"]["dev"] = {**read_corpus(folder / f"{next(iter(corpora))}_dev"), "limit": 8}
+    return config
+
+
+class Clock:
+    """A batcher that notes when each batch was asked for, and its words."""
+
+    def __init__(self, batcher: Any) -> None:
+        self.batcher = batcher
+        self.times: list[float] = []
+        self.words: list[int] = []
+
+    def __call__(self, items: Any) -> Any:
+        for batch in self.batcher(items):
+            self.times.append(time.perf_counter())
+            self.words.append(sum(len(eg.predicted) for eg in batch))
+            yield batch
+
+
+def keep_tasks(config: dict[str, Any], tasks: list[str]) -> None:
+    """Take out all heads but those of some tasks. A task that is alone has the weight 1."""
+    config["nlp"]["pipeline"] = ["transformer", *tasks]
+    config["components"] = {n: config["components"][n] for n in config["nlp"]["pipeline"]}
+    balancer = config["components"]["transformer"].get("balancer", {})
+    if "weights" in balancer:
+        weights = balancer["weights"].items()
+        balancer["weights"] = {t: w for t, w in weights if t in tasks and len(tasks) > 1}
+
+
+def train_corpus(
+    folder: Path, tasks: dict[str, list[str]], seed: int, limit: int
+) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): The reader of corpora, each with the labels of its tasks."""
+    paths = {name: folder / f"{name}_train" for name in tasks}
+    mixed: dict[str, Any] = {
+        "@readers": "spacy-mtl.MixedCorpus.v1",
+        "seed": seed,
+        "corpora": {n: read_corpus(cut(p, limit) if limit else p) for n, p in paths.items()},
+    }
+    return mixed | {"tasks": tasks} if len(tasks) > 1 else mixed
+
+
+def read_corpus(path: Path) -> dict[str, Any]:
+    return {"@readers": "spacy.Corpus.v1", "path": f"{path}.spacy", "gold_preproc": False}
+
+
+def cut(path: Path, limit: int) -> Path:
+    """RETURNS (Path): A corpus with so many docs of another, from all over it."""
+    from spacy import blank
+    from spacy.tokens import DocBin
+
+    small = path.with_name(f"{path.name}_{limit}")
+    if not (file := small.with_suffix(".spacy")).exists():
+        docs = list(DocBin().from_disk(path.with_suffix(".spacy")).get_docs(blank("en").vocab))
+        n = min(limit, len(docs))
+        part = [docs[i * len(docs) // n] for i in range(n)]
+        DocBin(docs=part, store_user_data=True).to_disk(file)
+    return small
+
+
+def get_corpora(setting: str, task: str = "") -> dict[str, list[str]]:
+    """RETURNS (Dict[str, List[str]]): The tasks, or only one, of each corpus that has any."""
+    kept = {n: [t for t in tasks if task in ("", t)] for n, tasks in SETTINGS[setting].items()}
+    return {name: tasks for name, tasks in kept.items() if tasks}
+
+
+def get_row(name: str) -> str:
+    """RETURNS (str): The row of a contender in the table."""
+    return "single" if name in SINGLE else name
+
+
+def get_dev_mean(result: dict) -> float:
+    return mean(value for key, value in result.items() if key.startswith("dev_"))
+
+
+def find(path: Path, job: dict[str, Any]) -> list[dict]:
+    """RETURNS (List[dict]): What is known of a job."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    results = map(json.loads, lines)
+    return [r for r in results if all(r.get(key) == value for key, value in job.items())]
+
+
+def append(path: Path, result: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(result) + "\n")
+
+
+def table(results: list[dict], tasks: list[str], against: str = "") -> str:
+    """RETURNS (str): Markdown: means and, over several seeds, standard deviations in points; in
+    parentheses the mean difference to the contender `against` with the same seeds.
+    """
+    scores = [f"{part}_{SCORES[task]}" for part in ("dev", "test") for task in tasks]
+    scores.append("test_mean")
+    costs = ["minutes", "words_per_second", "peak_gb"]
+    groups: dict[str, dict[int, list[dict]]] = {}
+    for result in results:
+        seeds = groups.setdefault(get_row(result["contender"]), {})
+        seeds.setdefault(result["seed"], []).append(result)
+    rows = {name: {s: join(runs) for s, runs in by.items()} for name, by in groups.items()}
+    lines = [f"| contender | rate | seeds | {' | '.join(scores + costs)} |"]
+    lines.append("|---" * (len(scores + costs) + 3) + "|")
+    for name, row in rows.items():
+        other = rows.get(against, {}) if name != against else {}
+        pairs = [(row[seed], other[seed]) for seed in row if seed in other]
+        cells = [
+            cell([r[key] for r in row.values()], [mine[key] - their[key] for mine, their in pairs])
+            for key in scores
+        ]
+        cells += [cell([r[key] for r in row.values()]) for key in costs]
+        rate = next(iter(row.values()))["rate"]
+        lines.append(f"| {name} | {rate} | {len(row)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def join(runs: list[dict]) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): What one run had, or with each task alone all of them in turn."""
+    scores = {k: 100 * v for r in runs for k, v in r.items() if k.startswith(("dev_", "test_"))}
+    return {
+        **scores,
+        "test_mean": mean(value for key, value in scores.items() if key.startswith("test_")),
+        "rate": ", ".join(f"{r['rate']:g}" for r in runs if r["rate"]) or "config's",
+        "minutes": sum(r["seconds"] for r in runs) / 60,
+        "words_per_second": 1 / sum(1 / r["words_per_second"] for r in runs),
+        "peak_gb": max(r["peak_gb"] for r in runs),
+    }
+
+
+def cell(values: list[float], differences: Sequence[float] = ()) -> str:
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    difference = f" ({mean(differences):+.1f})" if differences else ""
+    return f"{mean(values):.1f}{spread}{difference}"
