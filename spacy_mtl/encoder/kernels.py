@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy
@@ -141,7 +142,7 @@ def attention(
             query, key, value, attn_mask, dropout_p, is_causal, **kwargs
         )
     if not torch.is_grad_enabled() and dropout_p == 0:
-        with nullcontext() if is_bfloat16 else one_dnn():
+        with nullcontext() if is_bfloat16 else one_dnn:
             return attention_in_parts(query, key, value, attn_mask)
     with torch.autocast("cpu", enabled=False):
         q, k, v = (x.flatten(0, 1) for x in (query / math.sqrt(query.shape[-1]), key, value))
@@ -210,14 +211,14 @@ class OneDnnLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> Any:  # type: ignore[override]
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        with one_dnn():
+        with one_dnn:
             return functional.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, d_y: Any) -> Any:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         d_x = d_weight = d_bias = None
-        with one_dnn():
+        with one_dnn:
             if ctx.needs_input_grad[0]:
                 d_x = d_y @ weight
             if ctx.needs_input_grad[1]:
@@ -227,20 +228,32 @@ class OneDnnLinear(torch.autograd.Function):
         return d_x, d_weight, d_bias
 
 
-@contextmanager
-def one_dnn() -> Iterator[None]:
-    """Send products of float32 matrices to oneDNN.
+class OneDnn:
+    """While active, in any thread, products of float32 matrices go to oneDNN.
 
     The name of the setting says bfloat16, and that is what a CPU with AMX would compute; others
     compute float32. `one_dnn_pays` tells them apart.
     """
-    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
+
+    def __init__(self) -> None:
+        self.lock, self.depth, self.before = Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+        with self.lock:
+            if not self.depth:
+                self.before, settings.fp32_precision = settings.fp32_precision, "bf16"
+            self.depth += 1
+
+    def __exit__(self, *error: Any) -> None:
+        with self.lock:
+            self.depth -= 1
+            if not self.depth:
+                settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+                settings.fp32_precision = self.before
+
+
+one_dnn = OneDnn()
 
 
 def is_kept(weight: Any) -> bool:
@@ -278,7 +291,7 @@ def one_dnn_pays() -> bool:
     x, weight, _ = example(torch.float32)
 
     def ours() -> Any:
-        with one_dnn():
+        with one_dnn:
             return x @ weight.T
 
     try:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -34,7 +35,7 @@ def one_dnn_rounds() -> bool:
     """Whether this CPU computes bfloat16 where oneDNN may, or torch does not know the setting."""
     x = normal(64, 64)
     try:
-        with kernels.one_dnn():
+        with kernels.one_dnn:
             return bool((x @ x - (x.double() @ x.double())).abs().max() > 1e-3)
     except AttributeError:
         return True
@@ -58,7 +59,7 @@ def forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "one_dnn_pays", lambda: True)
     monkeypatch.setattr(kernels, "packing_pays", lambda dtype: dtype == torch.float32)
     if one_dnn_rounds():
-        monkeypatch.setattr(kernels, "one_dnn", nullcontext)
+        monkeypatch.setattr(kernels, "one_dnn", nullcontext())
     if not can_pack():
         monkeypatch.setattr(kernels, "pack", lambda weight, n_rows: weight.detach().clone())
         monkeypatch.setattr(kernels, "linear_packed", linear_unpacked)
@@ -339,9 +340,27 @@ def setting(request: Any) -> Iterator[Callable[[], str]]:
     settings.fp32_precision = before
 
 
+def test_the_global_setting_returns_when_the_last_thread_leaves(setting: Callable) -> None:
+    before, inside, outside = setting(), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with kernels.one_dnn:
+            inside.set()
+            outside.wait(10)
+
+    thread = threading.Thread(target=other)
+    with kernels.one_dnn:
+        thread.start()
+        assert inside.wait(10)
+    assert setting() == "bf16"
+    outside.set()
+    thread.join()
+    assert setting() == before
+
+
 def test_the_global_setting_stays(setting: Callable) -> None:
     before = setting()
-    with pytest.raises(ZeroDivisionError), kernels.one_dnn():
+    with pytest.raises(ZeroDivisionError), kernels.one_dnn:
         assert setting() == "bf16"
         raise ZeroDivisionError
     assert setting() == before
@@ -488,7 +507,7 @@ def test_another_build_of_torch(error: type[Exception], monkeypatch: pytest.Monk
     monkeypatch.setattr(kernels, "pack", fail)
     assert kernels.packing_pays.__wrapped__(torch.float32) is False
     if error is AttributeError:
-        monkeypatch.setattr(kernels, "one_dnn", fail)
+        monkeypatch.setattr(kernels.OneDnn, "__enter__", fail)
         assert kernels.one_dnn_pays.__wrapped__() is False
 
 
