@@ -2,8 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Barrier
 from typing import TypeVar
@@ -15,31 +15,36 @@ Out = TypeVar("Out")
 
 
 def run_ahead(
-    function: Callable[[In], Out], inputs: Iterable[In], workers: int
+    function: Callable[[In], Out],
+    inputs: Iterable[In],
+    workers: int,
+    is_large: Callable[[In], bool],
 ) -> Iterator[tuple[In, Callable[[], Out]]]:
     """Call a function on inputs while the reader is still busy with those before: what runs in
     one thread, as heads do, would leave the other cores idle.
 
-    function (Callable): What to call, in a thread of its own.
-    inputs (Iterable): Read in the reader's thread, up to `workers` ahead.
-    workers (int): How many calls at a time. With 1, or without a thread of torch's for each, there
-        are no other threads.
+    function (Callable): What to call, for large inputs in a thread of its own.
+    inputs (Iterable): Read in the reader's thread, up to `workers` ahead while they are large. So
+        whoever feeds a live stream in small portions gets each answer before the next is read.
+    workers (int): How many calls at a time. With 1, or without a thread of torch's for each, all
+        runs in the reader's thread.
+    is_large (Callable): Whether an input is worth it.
     YIELDS (Tuple[In, Callable[[], Out]]): Each input, in order, and what returns its result or
         raises its error.
     """
-    if not 1 < workers <= torch.get_num_threads():
+    running: deque[tuple[In, Callable[[], Out]]] = deque()
+    has_threads = 1 < workers <= torch.get_num_threads()
+    with ExitStack() as stack:
+        pool = None
         for item in inputs:
-            yield item, partial(function, item)
-        return
-    running: deque[tuple[In, Future[Out]]] = deque()
-    with share_threads(workers) as pool:
-        for item in inputs:
-            running.append((item, pool.submit(function, item)))
-            if len(running) > workers:
-                done, future = running.popleft()
-                yield done, future.result
-        for done, future in running:
-            yield done, future.result
+            n_ahead, get = 0, partial(function, item)
+            if has_threads and is_large(item):
+                pool = pool or stack.enter_context(share_threads(workers))
+                n_ahead, get = workers, pool.submit(function, item).result
+            running.append((item, get))
+            while len(running) > n_ahead:
+                yield running.popleft()
+        yield from running
 
 
 @contextmanager

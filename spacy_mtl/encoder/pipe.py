@@ -170,7 +170,8 @@ class SharedEncoder(Transformer):
 
         stream (Iterable[Doc]): The docs.
         batch_size (int): How many to encode together, if they are short: no more are taken once
-            they have 8,192 tokens, so that long docs need no more memory.
+            they have 8,192 tokens, so that long docs need no more memory. With at least half of
+            that, the next two batches are encoded ahead on a CPU, in threads.
         YIELDS (Doc): The docs in order.
         """
         error_handler = self.get_error_handler()
@@ -180,7 +181,8 @@ class SharedEncoder(Transformer):
         def encode(group: tuple[list[Doc], list[Doc]]) -> TokenMatrix | None:
             return self.predict(group[1]) if group[1] else None
 
-        for (docs, todo), get in run_ahead(encode, self._group(stream, batch_size), workers):
+        groups = self._group(stream, batch_size)
+        for (docs, todo), get in run_ahead(encode, groups, workers, is_large):
             try:
                 matrix = get()
                 if matrix is not None:
@@ -495,6 +497,11 @@ def buffer(stream: Iterable[Doc], n_docs: int) -> Iterator[list[Doc]]:
             docs, n_tokens = [], 0
     if docs:
         yield docs
+
+
+def is_large(group: tuple[list[Doc], list[Doc]]) -> bool:
+    """RETURNS (bool): Whether docs to be encoded are worth a thread."""
+    return 2 * sum(map(len, group[1])) >= BUFFER
 
 
 def is_ours(listener: TransformerListener) -> bool:

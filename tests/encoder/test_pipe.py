@@ -1,6 +1,7 @@
 """The pipe in pipelines: stock heads, saving, freezing, batching, odd texts."""
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from spacy.training import Example
 from spacy.util import fix_random_seed
 from thinc.api import Config
 
+from spacy_mtl.encoder import pipe as pipe_module
 from spacy_mtl.encoder.pipe import WORKERS, SharedEncoder, buffer
 from spacy_mtl.training.adamw import create_adamw_v1
 
@@ -228,6 +230,39 @@ def test_a_stream_keeps_few_matrices_at_a_time(make_nlp: Callable, pipes: tuple[
     assert len(before_next) == len(texts) // 4
     assert max(before_next) <= 1 + WORKERS and count() == 0
     assert [doc.text for doc in docs] == texts
+
+
+def test_large_batches_are_encoded_in_threads(
+    make_nlp: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same answers; an error takes away its own docs only."""
+    nlp = make_nlp()
+    train(nlp)
+    encoder = nlp.get_pipe("transformer")
+    expected = [answers(nlp(text)) for text in TEXTS]
+    predict, threads = encoder.predict, []
+
+    def failing(docs: Any) -> Any:
+        threads.append(threading.current_thread())
+        if len(threads) == 3:
+            raise KeyError
+        return predict(docs)
+
+    lost: list[Doc] = []
+    monkeypatch.setattr(pipe_module, "BUFFER", 4)  # one text
+    monkeypatch.setattr(encoder, "predict", failing)
+    encoder.set_error_handler(lambda name, proc, docs, error: lost.extend(docs))
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        docs = list(nlp.pipe(TEXTS * 4, batch_size=8))
+    finally:
+        torch.set_num_threads(n_threads)
+    kept = TEXTS * 4
+    kept.remove(lost[0].text)  # the first of its kind, as it must be one of the first threads' docs
+    assert len(lost) == 1 and [doc.text for doc in docs] == kept
+    assert all(answers(doc) == expected[TEXTS.index(doc.text)] for doc in docs)
+    assert len(threads) == 4 * len(TEXTS) and threading.main_thread() not in threads
 
 
 def test_the_same_doc_twice_in_a_stream(make_nlp: Callable) -> None:
