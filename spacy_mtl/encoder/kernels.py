@@ -176,7 +176,7 @@ def attention_in_parts(query: Any, key: Any, value: Any, mask: Any) -> Any:
         if mask is not None:
             scores.unflatten(0, (-1, n_heads)).add_(mask[part])
         torch.softmax(scores, -1, dtype=torch.float32, out=weights)
-        if scores is not weights:
+        if rough is not exact:
             weights = scores.copy_(weights)
         result[part] = torch.bmm(weights, v).unflatten(0, (-1, n_heads))
     return result
