@@ -52,6 +52,7 @@ SPECIAL = {
     "roberta": ["<s>", "<pad>", "</s>", "<unk>"],
     "albert": ["<pad>", "<unk>", "[CLS]", "[SEP]"],
 }
+PLAIN_SUM = {"@misc": "spacy-mtl.StaticWeights.v1"}
 # Each family's kind of tokenizer, and what its config calls the usual sizes.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", {}),
@@ -176,21 +177,20 @@ def make_nlp(encoder: str) -> Callable[..., Language]:
 
     pipes (str): The heads in order, of `mtl_` factories unless the factory is given as
         "name=factory". The encoder `transformer` comes first.
+    balancer (Dict[str, Any]): The plain sum unless another is given, not the default.
     """
 
     def make(
         *pipes: str,
         name: str = encoder,
-        balancer: dict[str, Any] | None = None,
+        balancer: dict[str, Any] = PLAIN_SUM,
         model: dict[str, Any] | None = None,
         config: dict[str, dict[str, Any]] | None = None,
         initialize: bool = True,
     ) -> Language:
         fix_random_seed(0)
         nlp = spacy.blank("en")
-        encoder_config: dict[str, Any] = {"model": {"name": name, **(model or {})}}
-        if balancer:
-            encoder_config["balancer"] = balancer
+        encoder_config = {"model": {"name": name, **(model or {})}, "balancer": balancer}
         nlp.add_pipe("mtl_transformer", name="transformer", config=encoder_config)
         for pipe in pipes or ("tagger", "ner", "textcat"):
             pipe_name, _, factory = pipe.partition("=")
@@ -234,7 +234,9 @@ STOCK_MODELS: dict[str, dict[str, Any]] = {
 def make_stock_nlp(
     encoder: str, *pipes: str, factory: str = "transformer", initialize: bool = True
 ) -> Language:
-    """A pipeline of stock heads behind stock `transformer` or behind `mtl_transformer`."""
+    """A pipeline of stock heads behind stock `transformer` or, with the plain sum, behind
+    `mtl_transformer`.
+    """
     fix_random_seed(0)
     nlp = spacy.blank("en")
     get_spans = {
@@ -242,9 +244,10 @@ def make_stock_nlp(
         "window": 128,
         "stride": 96,
     }
-    nlp.add_pipe(
-        factory, name="transformer", config={"model": {"name": encoder, "get_spans": get_spans}}
-    )
+    config: dict[str, Any] = {"model": {"name": encoder, "get_spans": get_spans}}
+    if factory == "mtl_transformer":
+        config["balancer"] = PLAIN_SUM
+    nlp.add_pipe(factory, name="transformer", config=config)
     for pipe in pipes or ("tagger", "ner", "textcat"):
         nlp.add_pipe(pipe, config={"model": STOCK_MODELS[pipe]})
     if initialize:

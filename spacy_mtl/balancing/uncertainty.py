@@ -14,7 +14,10 @@ class UncertaintyWeights(ScalarBalancer):
     At the minimum exp(-s) = c / L: a task counts by how small its loss has become relative to
     itself, not by the loss's scale.
 
-    learn_rate (float): Step size of s.
+    The gradient of s, in an update, is clipped to [-1, 1]: stock heads report sums in the
+    thousands, by which one step would take exp(-s) to 0.
+
+    learn_rate (float): Step size of s, and the most it moves in an update.
     target (float): c, which every weighted loss tends to.
     """
 
@@ -29,14 +32,15 @@ class UncertaintyWeights(ScalarBalancer):
         weights = {}
         for task, loss in batch.losses.items():
             weights[task] = math.exp(-self.log_variances.setdefault(task, 0.0))
-            gradient = self.target - weights[task] * loss
-            self._gradients[task] = self._gradients.get(task, 0.0) + gradient
+            if loss:  # a head that reports none would weigh more and more
+                gradient = self.target - weights[task] * loss
+                self._gradients[task] = self._gradients.get(task, 0.0) + gradient
         return weights
 
     def step(self) -> None:
         gradients, self._gradients = self._gradients, {}
         for task, gradient in gradients.items():
-            self.log_variances[task] -= self.learn_rate * gradient
+            self.log_variances[task] -= self.learn_rate * min(max(gradient, -1.0), 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         return {"log_variances": dict(self.log_variances)}
@@ -49,7 +53,7 @@ def create_uncertainty_weights_v1(learn_rate: float = 0.01) -> UncertaintyWeight
     """Weight the tasks by their learned homoscedastic uncertainty: Kendall, Gal and Cipolla (2018),
     "Multi-Task Learning Using Uncertainty to Weigh Losses", equation 10 for classification losses.
 
-    learn_rate (float): Step size of the log-variances, > 0.
+    learn_rate (float): Step size of the log-variances, > 0, and the most they move in an update.
     RAISES (ValueError): M022 for another step size.
     """
     return UncertaintyWeights(learn_rate, target=0.5)
@@ -61,7 +65,7 @@ def create_imtl_l_v1(learn_rate: float = 0.01) -> UncertaintyWeights:
 
     The weights are twice those of uncertainty, by the same rule.
 
-    learn_rate (float): Step size of the scales, > 0.
+    learn_rate (float): Step size of the scales, > 0, and the most they move in an update.
     RAISES (ValueError): M022 for another step size.
     """
     return UncertaintyWeights(learn_rate, target=1.0)

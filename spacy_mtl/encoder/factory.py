@@ -14,8 +14,7 @@ max_batch_items = 4096
 @annotation_setters = "spacy-transformers.null_annotation_setter.v1"
 
 [transformer.balancer]
-@misc = "spacy-mtl.StaticWeights.v1"
-weights = {}
+@misc = "spacy-mtl.UncertaintyWeights.v1"
 
 [transformer.model]
 @architectures = "spacy-mtl.SharedTransformer.v1"
