@@ -257,30 +257,57 @@ def span_probabilities(
     spans: Sequence[tuple[int, int]],
     tags: Ints1d,
 ) -> list[float]:
-    """Find how probable spans are, as far as HALO tokens before and behind them can tell.
+    """Find how probable spans are, as far as HALO tokens or more before and behind them can tell.
 
     scores, chain, lengths: As in `viterbi`.
-    spans (Sequence[Tuple[int, int]]): First row of each span and the one behind the last.
+    spans (Sequence[Tuple[int, int]]): First row of each span and the one behind the last,
+        ascending.
     tags (Ints1d): The tag of each token, N.
     RETURNS (List[float]): The probability that all tokens of the span have these tags.
     """
     if not spans:
         return []
-    ends = numpy.cumsum(lengths)
-    starts = numpy.array([start for start, _ in spans])
-    doc = numpy.searchsorted(ends, starts, side="right")
-    low = numpy.maximum(starts - HALO, (ends - lengths)[doc])
-    high = numpy.minimum([end + HALO for _, end in spans], ends[doc])
-    rows = numpy.concatenate([numpy.arange(*window) for window in zip(low, high, strict=True)])
+    windows, index = get_windows(spans, lengths)
+    rows = numpy.concatenate([numpy.arange(*window) for window in windows])
     around = frame(scores, chain, lengths)[rows]
     free = numpy.zeros_like(chain.start)
     inside = Chain(free, chain.transitions, free)
-    lattice = sum_paths(around, inside, (high - low).tolist())
-    place = numpy.cumsum(high - low) - (high - low) + starts - low
+    sizes = [high - low for low, high in windows]
+    lattice = sum_paths(around, inside, sizes)
+    shift = numpy.cumsum(sizes) - [high for _, high in windows]
     return [
-        span_probability(lattice, around, inside, int(first), tags[start:end])
-        for first, (start, end) in zip(place, spans, strict=True)
+        span_probability(lattice, around, inside, int(start + shift[i]), tags[start:end])
+        for (start, end), i in zip(spans, index, strict=True)
     ]
+
+
+def get_windows(
+    spans: Sequence[tuple[int, int]], lengths: Sequence[int]
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Cover spans and the HALO tokens before and behind each, as far as their docs go, by windows
+    that neighbours share up to the size of a segment.
+
+    spans (Sequence[Tuple[int, int]]): First row of each span and the one behind the last,
+        ascending.
+    lengths (Sequence[int]): Tokens per doc.
+    RETURNS (Tuple[List[Tuple[int, int]], List[int]]): The rows of each window, likewise, and which
+        one each span is in.
+    """
+    ends = numpy.cumsum(lengths)
+    docs = numpy.searchsorted(ends, [start for start, _ in spans], side="right")
+    windows: list[tuple[int, int]] = []
+    index = []
+    for (start, end), last, size in zip(
+        spans, ends[docs].tolist(), numpy.asarray(lengths)[docs].tolist(), strict=True
+    ):
+        low, high = max(start - HALO, last - size), min(end + HALO, last)
+        before = windows[-1] if windows else (-1, -1)
+        if last - size <= before[0] and low <= before[1] and high - before[0] <= LONG:
+            windows[-1] = before[0], high
+        else:
+            windows.append((low, high))
+        index.append(len(windows) - 1)
+    return windows, index
 
 
 def span_probability(

@@ -11,7 +11,7 @@ from spacy.pipeline.trainable_pipe import TrainablePipe
 from spacy.tokens import Doc, Span
 from spacy.training import Example, validate_get_examples
 from spacy.vocab import Vocab
-from thinc.api import Config, Model, get_array_module
+from thinc.api import Config, Model
 
 from ..errors import Errors
 from ..types import Bools2d, Floats1d, Floats2d, Ints1d
@@ -271,18 +271,24 @@ class MultiTaskNER(Head, TrainablePipe):
         self, examples: Sequence[Example], scores: tuple[Floats2d, Floats2d]
     ) -> tuple[float, tuple[Floats2d, Floats2d], int]:
         emissions, transitions = scores
-        xp = get_array_module(emissions)
-        allowed = xp.asarray(self.get_allowed(examples))
+        ops: Any = self.model.ops
         if self.model.attrs["crf"]:
+            # On the CPU always: on a GPU each token's step would be several kernels.
             lengths = [len(eg.predicted) for eg in examples]
-            chain = self._get_chain(transitions)
-            loss, d_emissions, d_transitions, n = crf_loss(emissions, allowed, chain, lengths)
+            chain = self._get_chain(ops.to_numpy(transitions))
+            loss, *gradients, n = crf_loss(
+                ops.to_numpy(emissions), self.get_allowed(examples), chain, lengths
+            )
+            d_emissions, d_transitions = map(ops.asarray, gradients)
             return loss, (d_emissions, d_transitions), n
         smoothing = self.cfg["label_smoothing"]
         loss, d_emissions, n = cross_entropy(
-            emissions, allowed, label_smoothing=smoothing, focus=self.get_focus()
+            emissions,
+            ops.asarray(self.get_allowed(examples)),
+            label_smoothing=smoothing,
+            focus=self.get_focus(),
         )
-        return loss, (d_emissions, xp.zeros_like(transitions)), n
+        return loss, (d_emissions, ops.xp.zeros_like(transitions)), n
 
     def make_nll(
         self, examples: Sequence[Example], scores: tuple[Floats2d, Floats2d]
@@ -339,13 +345,8 @@ class MultiTaskNER(Head, TrainablePipe):
         return numpy.array([index.get(tag, -1) for tag in tags], dtype="int64")
 
     def _get_chain(self, transitions: Floats2d) -> Chain:
-        xp = get_array_module(transitions)
         rules = get_chain(self.tags, self.cfg["scheme"])
-        return Chain(
-            xp.asarray(rules.start),
-            xp.asarray(rules.transitions) + transitions,
-            xp.asarray(rules.end),
-        )
+        return Chain(rules.start, rules.transitions + transitions, rules.end)
 
 
 @Language.factory(

@@ -12,7 +12,7 @@ from thinc.api import Config, Model
 
 from ..types import Bools2d, Floats2d
 from .head import Head, check_outputs, score_tokens
-from .losses import cross_entropy
+from .losses import cross_entropy, one_hot
 from .unit_loss import UnitLoss
 
 DEFAULT_CONFIG = """
@@ -86,13 +86,11 @@ class MultiTaskTagger(Head, Tagger):
         index = {label: i for i, label in enumerate(self.labels)}
         prefix = self.cfg["neg_prefix"]
         tags = [tag for eg in examples for tag in eg.get_aligned("TAG", as_string=True)]
-        allowed = numpy.ones((len(tags), len(index)), dtype=bool)
+        allowed = one_hot([index.get(tag, -1) for tag in tags], len(index), numpy)
         for row, tag in enumerate(tags):
             if tag and prefix and tag.startswith(prefix) and tag[len(prefix) :] in index:
+                allowed[row] = True
                 allowed[row, index[tag[len(prefix) :]]] = False
-            elif tag in index:
-                allowed[row] = False
-                allowed[row, index[tag]] = True
         return allowed
 
     def rehearse(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Against enumeration: what all tag sequences of a short doc cost, written out one by one."""
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import numpy
 import pytest
@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from spacy_mtl.heads import crf
 from spacy_mtl.heads.crf import (
     FORBIDDEN,
+    HALO,
+    LONG,
     Chain,
     count_moves,
     crf_loss,
     find_possible,
     get_steps,
+    get_windows,
     span_probabilities,
     span_probability,
     sum_paths,
@@ -328,3 +331,31 @@ def test_probabilities_of_spans_are_those_of_the_whole_doc(kind):
         whole = span_probability(lattice, scores, chain, start, tags[start:end])
         assert p == pytest.approx(whole, abs=1e-6)
     assert span_probabilities(scores, chain, lengths, [], tags) == []
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 900), st.integers(0, 30)), min_size=1, max_size=4), st.data()
+)
+def test_windows_around_spans(docs: list[tuple[int, int]], data: st.DataObject) -> None:
+    """Each span has all that its doc has within HALO tokens, and few rows are in two windows."""
+    spans, bounds, first = [], [], 0
+    for length, n_spans in docs:
+        starts = data.draw(st.lists(st.integers(0, length - 1), max_size=n_spans, unique=True))
+        for start, after in pairwise([*sorted(starts), length]):
+            end = data.draw(st.integers(start + 1, after))
+            spans.append((first + start, first + end))
+            bounds.append((first, first + length))
+        first += length
+    windows, index = get_windows(spans, [length for length, _ in docs])
+    assert len(index) == len(spans) and index == sorted(index)
+    assert set(index) == set(range(len(windows)))
+    for (start, end), (first, last), i in zip(spans, bounds, index, strict=True):
+        low, high = windows[i]
+        assert first <= low <= max(start - HALO, first)
+        assert min(end + HALO, last) <= high <= last
+        assert high - low <= max(LONG, end - start + 2 * HALO)
+    ends = numpy.cumsum([length for length, _ in docs])
+    for before, after in pairwise(windows):
+        doc = numpy.searchsorted(ends, after[0], side="right")
+        assert before[1] <= after[0] or docs[doc][0] > LONG
