@@ -210,20 +210,21 @@ def get_padding(nlp: Language, name: str, docs: Iterable[Doc], batch_size: int) 
     """RETURNS (float): How much of the wordpieces that the encoder `name` reads is padding, when
     the components before it have read the docs.
     """
+    from ..encoder.model import get_batches
     from ..encoder.pipe import buffer
-    from ..encoder.wordpieces import batch_by_length, get_wordpieces
+    from ..encoder.wordpieces import get_wordpieces
 
     encoder: Any = nlp.get_pipe(name)
     model = encoder.model
-    special = sum(map(len, model.special_ids))
-    budget, limit = model.attrs["max_batch_items"], model.max_length + special
+    n_special = sum(map(len, model.special_ids))
     text, total = 0, 0
     behind = nlp.pipe_names[nlp.pipe_names.index(name) :]
-    for batch in buffer(nlp.pipe(docs, batch_size=batch_size, disable=behind), batch_size):
+    stream = nlp.pipe(docs, batch_size=batch_size, disable=behind)
+    for batch in buffer(stream, batch_size, encoder.buffer_size):
         spans = model.attrs["get_spans"](batch)
-        lengths = get_wordpieces(batch, spans, model.tokenizer, model.max_length).lengths + special
-        text += int(lengths.sum())
-        total += sum(len(group) * n for group, n in batch_by_length(lengths, budget, limit))
+        pieces = get_wordpieces(batch, spans, model.tokenizer, model.max_length)
+        text += int((pieces.lengths + n_special).sum())
+        total += sum(len(group) * length for group, length in get_batches(model, pieces))
     return (total - text) / max(total, 1)
 
 

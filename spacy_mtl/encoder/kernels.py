@@ -15,6 +15,7 @@ from typing import Any
 import numpy
 import torch
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from transformers.activations import GELUActivation
 
@@ -115,6 +116,30 @@ class CpuKernels(TorchFunctionMode):
             and isinstance(part.intermediate_act_fn, GELUActivation)
             and part.intermediate_act_fn.act is functional.gelu
         }
+
+
+class KnownMask(torch.Tensor):
+    """An attention mask that is known to mask something, or none would be passed: Hugging Face asks
+    before each forward pass, and would wait for a GPU.
+    """
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.all:
+            return False
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **kwargs or {})
+        return result.as_subclass(cls) if func is torch.Tensor.__eq__ else result
+
+
+def gpu_attention() -> Any:
+    """RETURNS (ContextManager): Attention as torch computes it on a GPU, but never by cuDNN, which
+    makes a plan for each shape, in each thread anew: lengths are many, and a plan takes longer than
+    what it is made for.
+    """
+    return sdpa_kernel(
+        [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    )
 
 
 def attention(

@@ -1,29 +1,32 @@
 """The shared transformer: docs in, one row per token out, one backward for all of them."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy
+import srsly
 import torch
 from spacy.tokens import Doc, Span
 from spacy_transformers.data_classes import HFObjects
 from spacy_transformers.layers import TransformerModel
-from spacy_transformers.layers.hf_shim import HFShim
 from thinc.api import Model, torch2xp
 
 from ..errors import Errors, Warnings
 from ..pretrained import load_pretrained
 from ..types import Ints1d, Ints2d
+from .kernels import KnownMask, gpu_attention
 from .layers import get_numbers
 from .levels import EncoderPass
-from .lora import LoRA, check_frozen, merge
+from .lora import LoRA
 from .matrix import TokenMatrix
-from .precision import Precision, PredictionWeights, get_dtype
+from .precision import Precision, get_dtype
+from .shim import EncoderShim
 from .wordpieces import Wordpieces, batch_by_length, concat, get_backend, get_wordpieces
 
+LAUNCH = 4096  # wordpieces that a GPU reads in the time that a batch's kernels take to be launched
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
 
 
@@ -123,72 +126,23 @@ class SharedTransformer(TransformerModel):
             copied.from_bytes(self.to_bytes())
         return copied
 
+    def from_disk(self, path: str | Path) -> "SharedTransformer":
+        """RETURNS (SharedTransformer): This, with what `to_disk` has saved."""
+        return self.from_dict(srsly.read_msgpack(Path(path)))
 
-class EncoderShim(HFShim):
-    """Holds the encoder's weights for thinc: saving, loading, moving and updating them.
+    def from_dict(self, msg: dict[str, Any]) -> "SharedTransformer":
+        """Load what `to_dict` returned.
 
-    lora (Optional[LoRA]): The adapters to train with, if any.
-    adapted (Optional[peft.LoraModel]): The same encoder, when it has got adapters.
-    for_prediction (PredictionWeights): The same weights as predictions read them.
-    """
-
-    def __init__(self, hf_model: HFObjects, lora: LoRA | None = None) -> None:
-        super().__init__(hf_model)
-        self.lora = lora
-        self.adapted: Any = None
-        self.for_prediction = PredictionWeights()
-
-    def add_adapters(self) -> None:
-        """Make ready for training. What is saved and copied has no adapters: they are merged.
-
-        RAISES (ValueError): M067 or M068 if they cannot be added.
+        msg (dict): Its weights are taken out: each form of them is freed before the next but one
+            is made, so that there are never more than two.
+        RETURNS (SharedTransformer): This.
         """
-        if self.lora and self.adapted is None:
-            self.adapted = self.lora.add_to(self._model)
-
-    def to_bytes(self) -> bytes:
-        if self.adapted is None:
-            return super().to_bytes()
-        merged = replace(self._hfmodel, transformer=merge(self.adapted))
-        return EncoderShim(merged).to_bytes()
-
-    def from_bytes(self, bytes_data: bytes) -> "EncoderShim":
-        self.adapted = None
-        return super().from_bytes(bytes_data)
-
-    def finish_update(self, optimizer: Any) -> None:
-        """Update the weights that have a gradient, and drop the gradients.
-
-        A zero gradient is not the same as none: it would move a weight by its momentum.
-
-        RAISES (ValueError): M069 if there are adapters, and the optimizer freezes all of them.
-        """
-        if hasattr(optimizer, "step_module"):
-            if self.adapted is not None:
-                check_frozen(self._model, optimizer.freeze)
-            optimizer.step_module(self.id, self._model)
-        else:
-            super().finish_update(optimizer)
-        self._model.zero_grad(set_to_none=True)
-        self.for_prediction.forget()
-
-    @contextmanager
-    def use_params(self, params: dict[Any, Any]) -> Iterator[None]:
-        """Put other weights in the place of the encoder's for a while, without copies.
-
-        params (dict): Arrays or tensors by the names that thinc gives to a shim's weights, such as
-            the averages of an optimizer. Weights that have none there stay.
-        """
-        keys = {f"pytorch_{self.id}_{name}": p for name, p in self._model.named_parameters()}
-        kept = [(p, p.data) for key, p in keys.items() if key in params]
-        try:
-            for key, p in keys.items():
-                if key in params:
-                    p.data = torch.as_tensor(params[key], dtype=p.dtype, device=p.device)
-            yield
-        finally:
-            for p, data in kept:
-                p.data = data
+        contents = [srsly.msgpack_loads(packed.pop()) for packed in msg["shims"] if packed]
+        super().from_dict(msg)
+        shims: Any = self.layers[0].shims
+        for shim, content in zip(shims, contents, strict=True):
+            shim.from_dict(content)
+        return self
 
 
 def build_shared_transformer_v1(
@@ -292,26 +246,22 @@ def encode(
         module.train()
     else:
         context, module = nullcontext(), shim.for_prediction.get(shim.adapted or module, dtype)
-    kernels: Any = nullcontext()
-    if device.type == "cpu":
-        kernels = shim.for_prediction.kernels
-        if is_train:
-            kernels = kernels.learn_from([*pieces.ids, *before, *after, padding])
+    kernels = get_kernels(model)
+    if is_train and device.type == "cpu":
+        kernels = kernels.learn_from([*pieces.ids, *before, *after, padding])
     width = model.get_dim("nO") * max(1, len(layers))
     hidden = torch.zeros(len(pieces.ids), width, device=device)
     options = {"output_hidden_states": True} if layers else {}
-    lengths = pieces.lengths + len(before) + len(after)
-    limit = model.max_length + len(before) + len(after)
     with context, kernels:
-        batches = list(batch_by_length(lengths, model.attrs["max_batch_items"], limit))
+        batches = get_batches(model, pieces)
         while batches:
             batch, length = batches.pop()
             here = concat([numpy.arange(*pieces.bounds[s : s + 2]) for s in batch])
             ids, mask, content = pad(pieces, batch, here, length, before, after, padding)
             try:
                 output = module(
-                    input_ids=torch.from_numpy(ids).to(device),
-                    attention_mask=None if mask.all() else torch.from_numpy(mask).to(device),
+                    input_ids=to_device(ids, device),
+                    attention_mask=None if mask.all() else to_mask(mask, device),
                     **options,
                 )
                 states = join_states(output, layers).flatten(0, 1)
@@ -322,9 +272,26 @@ def encode(
                 half = len(batch) // 2
                 batches += [(batch[:half], length), (batch[half:], length)]
                 continue
-            found = states[torch.from_numpy(numpy.flatnonzero(content)).to(device)]
-            hidden.index_copy_(0, torch.from_numpy(here).to(device), found.float())
+            found = states[to_device(numpy.flatnonzero(content), device)]
+            hidden.index_copy_(0, to_device(here, device), found.float())
     return hidden
+
+
+def get_kernels(model: SharedTransformer) -> Any:
+    """RETURNS (ContextManager): What computes parts of the encoder faster on its device."""
+    shim: Any = model.layers[0].shims[0]
+    on_cpu = model.transformer.device.type == "cpu"
+    return shim.for_prediction.kernels if on_cpu else gpu_attention()
+
+
+def get_batches(model: SharedTransformer, pieces: Wordpieces) -> list[tuple[Ints1d, int]]:
+    """RETURNS (List[Tuple[Ints1d, int]]): The sequences of each forward pass, and the length to pad
+    them to, special tokens included.
+    """
+    n_special = sum(map(len, model.special_ids))
+    slack = 0 if model.transformer.device.type == "cpu" else LAUNCH
+    lengths, limit = pieces.lengths + n_special, model.max_length + n_special
+    return list(batch_by_length(lengths, model.attrs["max_batch_items"], limit, slack))
 
 
 def join_states(output: Any, layers: Sequence[int]) -> torch.Tensor:
@@ -369,8 +336,20 @@ def pad(
 def pool(hidden: torch.Tensor, pieces: Wordpieces) -> torch.Tensor:
     """RETURNS (torch.Tensor): The mean over each token's wordpieces, N x H."""
     return torch.nn.functional.embedding_bag(
-        torch.from_numpy(pieces.pieces).to(hidden.device),
+        to_device(pieces.pieces, hidden.device),
         hidden,
-        torch.from_numpy(pieces.starts).to(hidden.device),
+        to_device(pieces.starts, hidden.device),
         mode="mean",
     )
+
+
+def to_device(array: Any, device: torch.device) -> torch.Tensor:
+    """RETURNS (torch.Tensor): An array on a device; by way of pinned memory, so nothing waits."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_mask(mask: Ints2d, device: torch.device) -> torch.Tensor:
+    """RETURNS (torch.Tensor): A mask that masks something, on a device."""
+    tensor = to_device(mask, device)
+    return tensor if device.type == "cpu" else tensor.as_subclass(KnownMask)

@@ -30,6 +30,7 @@ from .model import SharedTransformer
 from .tok2vec import replace_listener, replace_listener_cfg
 
 BUFFER = 8192  # tokens encoded together: enough to group by length, and 12 MB of rows
+GPU_BUFFER = 32768  # the same on a GPU, where larger batches are faster
 WORKERS = 2  # threads that encode on a CPU, ahead of the heads, each with its share of the cores
 STREAK = 20  # broken batches of a task in a row that stop the training
 COUNTS = ("updates", "skipped")
@@ -170,8 +171,8 @@ class SharedEncoder(Transformer):
 
         stream (Iterable[Doc]): The docs.
         batch_size (int): How many to encode together, if they are short: no more are taken once
-            they have 8,192 tokens, so that long docs need no more memory. With at least half of
-            that, the next two batches are encoded ahead on a CPU, in threads.
+            they have 8,192 tokens, on a GPU 32,768, so that long docs need no more memory. With at
+            least 4,096 tokens, the next batch is encoded ahead in a thread, on a CPU the next two.
         YIELDS (Doc): The docs in order.
         """
         error_handler = self.get_error_handler()
@@ -181,7 +182,7 @@ class SharedEncoder(Transformer):
         def encode(group: tuple[list[Doc], list[Doc]]) -> TokenMatrix | None:
             return self.predict(group[1]) if group[1] else None
 
-        groups = self._group(stream, batch_size)
+        groups = self._group(buffer(stream, batch_size, self.buffer_size))
         for (docs, todo), get in run_ahead(encode, groups, workers, is_large):
             try:
                 matrix = get()
@@ -191,13 +192,16 @@ class SharedEncoder(Transformer):
             except Exception as err:
                 error_handler(self.name, self, docs, err)
 
-    def _group(
-        self, stream: Iterable[Doc], batch_size: int
-    ) -> Iterator[tuple[list[Doc], list[Doc]]]:
+    @property
+    def buffer_size(self) -> int:
+        """RETURNS (int): After how many tokens no more docs are encoded together."""
+        return BUFFER if isinstance(self.model.ops, NumpyOps) else GPU_BUFFER
+
+    def _group(self, batches: Iterable[list[Doc]]) -> Iterator[tuple[list[Doc], list[Doc]]]:
         """YIELDS (Tuple[List[Doc], List[Doc]]): The next docs, and those of them to be encoded:
         while a training pass waits for its gradient, its docs have their rows.
         """
-        for docs in buffer(stream, batch_size):
+        for docs in batches:
             todo = [doc for doc in docs if not is_live(doc)]
             if todo:
                 self.flush()
@@ -356,7 +360,7 @@ class SharedEncoder(Transformer):
         deserialize = {
             "cfg": lambda b: self.cfg.update(srsly.json_loads(b)),
             "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
-            "model": lambda b: self._load_model(b, "bytes"),
+            "model": lambda b: self._load_model(self.model.from_bytes, b, "bytes"),
             "balancer": lambda b: self.balancer.from_dict(json.loads(b)),
         }
         util.from_bytes(bytes_data, deserialize, exclude)
@@ -386,15 +390,15 @@ class SharedEncoder(Transformer):
         super().from_disk(path, exclude=[*exclude, "model"])
         if "model" not in exclude:
             file = path / "model"
-            self._load_model(file.read_bytes() if file.is_file() else b"", file)
+            self._load_model(self.model.from_disk, file, file)
         if "balancer" not in exclude and (path / "balancer.json").is_file():
             file = path / "balancer.json"
             self.balancer.from_dict(json.loads(file.read_text(encoding="utf8")))
         return self
 
-    def _load_model(self, data: bytes, source: Any) -> None:
+    def _load_model(self, load: Callable, data: Any, source: Any) -> None:
         try:
-            self.model.from_bytes(data)
+            load(data)
         except Exception as err:
             raise ValueError(Errors.M007.format(name=self.name, source=source, error=err)) from err
 
@@ -486,15 +490,15 @@ def get_cosines(batch: TaskBatch) -> dict[str, float]:
     }
 
 
-def buffer(stream: Iterable[Doc], n_docs: int) -> Iterator[list[Doc]]:
-    """YIELDS (List[Doc]): Docs until there are `n_docs`, or BUFFER tokens."""
-    docs, n_tokens = [], 0
+def buffer(stream: Iterable[Doc], n_docs: int, n_tokens: int) -> Iterator[list[Doc]]:
+    """YIELDS (List[Doc]): Docs until there are so many, or so many tokens."""
+    docs, total = [], 0
     for doc in stream:
         docs.append(doc)
-        n_tokens += len(doc)
-        if len(docs) == n_docs or n_tokens >= BUFFER:
+        total += len(doc)
+        if len(docs) == n_docs or total >= n_tokens:
             yield docs
-            docs, n_tokens = [], 0
+            docs, total = [], 0
     if docs:
         yield docs
 

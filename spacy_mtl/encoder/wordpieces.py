@@ -128,14 +128,18 @@ def cut(lengths: Ints1d, max_length: int) -> Ints1d:
     return numpy.append(concat(cuts), lengths.sum())
 
 
-def batch_by_length(lengths: Ints1d, budget: int, limit: int) -> Iterator[tuple[Ints1d, int]]:
+def batch_by_length(
+    lengths: Ints1d, budget: int, limit: int, slack: int = 0
+) -> Iterator[tuple[Ints1d, int]]:
     """Group sequences of nearly the same length, so that little is spent on padding.
 
-    The batches come in few shapes: a CPU's library compiles code for each, and keeps it.
+    Without slack the batches come in few shapes: a CPU's library compiles code for each, and keeps
+    it.
 
     lengths (Ints1d): Wordpieces per sequence, special tokens included.
     budget (int): Wordpieces per batch, padding included. A longer sequence is alone.
     limit (int): The longest sequence that the encoder can read.
+    slack (int): Wordpieces of padding that are cheaper than another batch.
     YIELDS (Tuple[Ints1d, int]): Indices of the sequences of a batch, shortest first, and the
         length to pad them to.
     """
@@ -147,7 +151,7 @@ def batch_by_length(lengths: Ints1d, budget: int, limit: int) -> Iterator[tuple[
     def fits(start: int, end: int) -> bool:
         area = padded[end - 1] * (end - start)
         padding = area - (sums[end] - sums[start])
-        is_even = padded[end - 1] == padded[start] or padding <= PADDING_SHARE * area
+        is_even = padded[end - 1] == padded[start] or padding <= max(slack, PADDING_SHARE * area)
         return area <= budget and is_even
 
     start = 0
@@ -155,7 +159,8 @@ def batch_by_length(lengths: Ints1d, budget: int, limit: int) -> Iterator[tuple[
         end = start + 1
         while end < len(order) and fits(start, end + 1):
             end += 1
-        end -= (end - start) % step_of(end - start)
+        if not slack:
+            end -= (end - start) % step_of(end - start)
         yield order[start:end], int(padded[end - 1])
         start = end
 

@@ -18,9 +18,19 @@ from conftest import FAMILIES, TEXTS, build_encoder, linear_unpacked
 from spacy.tokens import Doc
 from spacy_transformers.span_getters import configure_strided_spans
 from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModel
 
 from spacy_mtl.encoder import kernels
-from spacy_mtl.encoder.kernels import SHORT, CpuKernels, attention, dropout, linear_one_dnn
+from spacy_mtl.encoder.kernels import (
+    SHORT,
+    CpuKernels,
+    KnownMask,
+    attention,
+    dropout,
+    gpu_attention,
+    linear_one_dnn,
+)
 from spacy_mtl.encoder.model import build_shared_transformer_v1
 
 NLP = spacy.blank("en")
@@ -707,3 +717,29 @@ def test_another_activation_is_left_alone(forced: None, tmp_path: Path) -> None:
     found, expected = (m.predict(make_docs()).data for m in (model, plain))
     numpy.testing.assert_allclose(found, expected, atol=1e-5)
     assert get_modes(model).packed and not get_modes(model).before_gelu
+
+
+# On a GPU
+
+
+def test_a_mask_is_not_asked_whether_it_masks(family: str) -> None:
+    """The answer would have to come back from the GPU. The outputs are the same."""
+    module = AutoModel.from_pretrained(family).eval()
+    ids = torch.arange(5, 32).view(3, 9)
+    mask = (torch.arange(9) < torch.tensor([[9], [4], [7]])).long()
+    with torch.inference_mode():
+        expected = module(input_ids=ids, attention_mask=mask).last_hidden_state
+        with profile(activities=[ProfilerActivity.CPU]) as profiler, gpu_attention():
+            known = mask.as_subclass(KnownMask)
+            found = module(input_ids=ids, attention_mask=known).last_hidden_state
+    assert type(found) is torch.Tensor
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert not {"aten::all", "aten::is_nonzero"} & {event.name for event in profiler.events()}
+
+
+def test_without_cudnns_plans() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with gpu_attention():
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before

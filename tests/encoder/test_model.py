@@ -1,9 +1,12 @@
+import tracemalloc
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 import spacy
+import srsly
 import torch
 from conftest import FAMILIES, TEXTS, WIDTH, build_encoder, build_tokenizer
 from spacy.tokens import Doc
@@ -11,9 +14,12 @@ from spacy_transformers.layers import TransformerModel
 from spacy_transformers.layers.trfs2arrays import trfs2arrays
 from spacy_transformers.span_getters import configure_strided_spans
 from thinc.api import reduce_mean
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoConfig, AutoModel
 
 from spacy_mtl.encoder import model as encoder_model
 from spacy_mtl.encoder.model import SharedTransformer, build_shared_transformer_v1
+from spacy_mtl.encoder.shim import build
 
 NLP = spacy.blank("en")
 STOCK_SPANS = configure_strided_spans(64, 48)
@@ -278,3 +284,108 @@ def test_other_errors_and_a_single_sequence_are_not_tried_again(
     for message, texts in [("shapes differ", TEXTS), ("can't allocate memory", TEXTS[:1])]:
         with pytest.raises(RuntimeError, match=message):
             model.predict([NLP(text) for text in texts])
+
+
+# Saving
+
+
+def make_unloaded() -> Any:
+    return build_shared_transformer_v1("none", STOCK_SPANS, {}, {}, "float32")
+
+
+def make_stock() -> Any:
+    return TransformerModel("none", STOCK_SPANS, {}, {})
+
+
+def describe(module: Any) -> dict[str, Any]:
+    """All tensors, also those that are not saved, and whether they learn."""
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    return {
+        name: (t.tolist(), t.dtype, t.device, t.requires_grad, t.is_leaf) for name, t in tensors
+    }
+
+
+def pack(state: dict[str, Any]) -> bytes:
+    torch.save(state, file := BytesIO())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stock_and_ours_read_what_the_other_saves(family: str, tmp_path: Path) -> None:
+    folder = build_encoder(family, tmp_path)
+    model = make_model(str(folder))
+    expected, docs = describe(model.transformer), make_docs()
+    file, stock_file = tmp_path / "model", tmp_path / "stock"
+    model.to_disk(file)
+    assert describe(make_stock().from_disk(file).transformer) == expected
+    stock = TransformerModel(str(folder), STOCK_SPANS, {}, {})
+    stock.initialize(X=docs)
+    stock.to_disk(stock_file)
+    of_file, of_stock, of_bytes = (make_unloaded() for _ in range(3))
+    of_file.from_disk(file)
+    of_stock.from_disk(stock_file)
+    of_bytes.from_bytes(model.to_bytes())
+    for found in (of_file, of_stock, of_bytes):
+        assert describe(found.transformer) == expected
+        assert found.tokenizer.get_vocab() == model.tokenizer.get_vocab()
+        assert found.get_dim("nO") == WIDTH
+        numpy.testing.assert_array_equal(found.predict(docs).data, model.predict(docs).data)
+
+
+def test_small_settings_are_kept(encoder: str, tmp_path: Path) -> None:
+    """Stock's loading makes 0 of them, which divides the rows of padding by 0 in some encoders."""
+    model = make_model(encoder)
+    assert model.transformer.config.layer_norm_eps == 1e-12
+    model.to_disk(tmp_path / "model")
+    loaded = make_unloaded().from_disk(tmp_path / "model").transformer
+    assert loaded.config.layer_norm_eps == loaded.embeddings.LayerNorm.eps == 1e-12
+
+
+def test_a_model_that_has_not_been_initialized(tmp_path: Path) -> None:
+    model = build_shared_transformer_v1("a", STOCK_SPANS, {"b": 1}, {"c": 2}, "float32")
+    model.to_disk(tmp_path / "model")
+    for loaded in (make_unloaded(), make_stock()):
+        loaded.from_disk(tmp_path / "model")
+        assert not loaded.attrs["has_transformer"] and loaded.attrs["name"] == "a"
+        assert loaded._init_tokenizer_config == {"b": 1}
+        assert loaded._init_transformer_config == {"c": 2}
+
+
+def test_weights_stay_tied() -> None:
+    config = AutoConfig.for_model(
+        "t5", vocab_size=50, d_model=WIDTH, d_ff=WIDTH, d_kv=8, num_layers=1, num_heads=4
+    )
+    module = AutoModel.from_config(config)
+    built = build(config, pack(module.state_dict()))
+    assert built.shared.weight is built.encoder.embed_tokens.weight
+    assert describe(built) == describe(module)
+
+
+def test_weights_of_another_version_are_loaded_as_by_stock(encoder: str) -> None:
+    model, docs = make_model(encoder), make_docs()
+    msg = srsly.msgpack_loads(model.to_bytes())
+    content = srsly.msgpack_loads(msg["shims"][1][0])
+    state = {**model.transformer.state_dict(), "embeddings.position_ids": torch.arange(512)[None]}
+    msg["shims"][1] = [srsly.msgpack_dumps({**content, "state": pack(state)})]
+    with pytest.warns(UserWarning, match="strict=False"):
+        loaded = make_unloaded().from_bytes(srsly.msgpack_dumps(msg))
+    numpy.testing.assert_array_equal(loaded.predict(docs).data, model.predict(docs).data)
+    assert describe(loaded.transformer) == describe(model.transformer)
+
+
+def test_few_copies_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's two when loading are the file and what is in it; torch's one is the encoder."""
+    monkeypatch.setitem(FAMILIES, "bert", ("bert", {"intermediate_size": 2**15}))
+    model, file = make_model(str(build_encoder("bert", tmp_path))), tmp_path / "model"
+    model.to_disk(file)
+    size = sum(p.nbytes for p in model.transformer.parameters())
+    assert size > 2**24
+    tracemalloc.start()
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            make_unloaded().from_disk(file)
+        assert tracemalloc.get_traced_memory()[1] < 2.2 * size
+    finally:
+        tracemalloc.stop()
+    made = sum(max(0, event.self_cpu_memory_usage) for event in profiler.events())
+    assert size <= made < 1.2 * size

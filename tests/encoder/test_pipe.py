@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 import pytest
 import spacy
+import srsly
 import torch
 from conftest import (
     TEXTS,
@@ -26,6 +27,7 @@ from spacy.training import Example
 from spacy.util import fix_random_seed
 from thinc.api import Config
 
+from spacy_mtl.balancing.uncertainty import UncertaintyWeights
 from spacy_mtl.encoder import pipe as pipe_module
 from spacy_mtl.encoder.pipe import WORKERS, SharedEncoder, buffer
 from spacy_mtl.training.adamw import create_adamw_v1
@@ -139,6 +141,14 @@ def test_a_trained_stock_pipeline_moves_over_by_one_line(encoder: str, tmp_path:
     ours = spacy.load(tmp_path)
     assert isinstance(ours.get_pipe("transformer"), SharedEncoder)
     assert_same(stock, ours)
+    # It goes on with learned weights. Stock's losses are sums, which move them by no more.
+    train(ours, steps=5)
+    ours.get_pipe("transformer").flush()
+    balancer = ours.get_pipe("transformer").balancer
+    assert isinstance(balancer, UncertaintyWeights)
+    assert balancer.log_variances.keys() == set(STOCK_HEADS)
+    assert balancer.log_variances["tagger"] == pytest.approx(5 * 0.01)
+    assert all(abs(s) <= 5 * 0.01 + 1e-9 for s in balancer.log_variances.values())
 
 
 def test_stock_model_with_weights_is_taken_over(encoder: str) -> None:
@@ -277,9 +287,7 @@ def test_the_same_doc_twice_in_a_stream(make_nlp: Callable) -> None:
 @given(st.lists(st.integers(0, 12)), st.integers(1, 5))
 def test_docs_encoded_together(lengths: list[int], n_docs: int) -> None:
     docs = [Doc(VOCAB, words=["a"] * length) for length in lengths]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("spacy_mtl.encoder.pipe.BUFFER", 20)
-        groups = list(buffer(docs, n_docs))
+    groups = list(buffer(docs, n_docs, n_tokens=20))
     assert [id(doc) for group in groups for doc in group] == [id(doc) for doc in docs]
     for i, group in enumerate(groups):
         sizes = [len(doc) for doc in group]
@@ -442,7 +450,7 @@ def test_damaged_folders(make_nlp: Callable, tmp_path: Path, damage: str) -> Non
     with pytest.raises(ValueError, match=r"M007.*transformer"):
         spacy.load(tmp_path)
     with pytest.raises(ValueError, match=r"M007.*bytes"):
-        nlp.get_pipe("transformer")._load_model(b"", "bytes")
+        nlp.get_pipe("transformer").from_bytes(srsly.msgpack_dumps({"model": b""}))
 
 
 # Determinism
@@ -552,6 +560,15 @@ def test_disabled_encoder(make_nlp: Callable) -> None:
     nlp = make_nlp("tagger")
     with pytest.raises(ValueError, match=r"M012.*Maria"), nlp.select_pipes(disable="transformer"):
         nlp(TEXTS[0])
+
+
+def test_default_balancer(encoder: str) -> None:
+    nlp = spacy.blank("en")
+    nlp.add_pipe("mtl_transformer", config={"model": {"name": encoder}})
+    assert nlp.config["components"]["mtl_transformer"]["balancer"] == {
+        "@misc": "spacy-mtl.UncertaintyWeights.v1",
+        "learn_rate": 0.01,
+    }
 
 
 def test_absent_task_in_the_balancer(make_nlp: Callable) -> None:

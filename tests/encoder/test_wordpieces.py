@@ -94,11 +94,12 @@ def test_long_spans_are_cut_into_equal_parts_and_lose_nothing() -> None:
     st.lists(st.integers(2, 60) | st.integers(2, 514), max_size=120),
     st.integers(10, 200) | st.integers(1, 20000),
     st.integers(0, 40),
+    st.just(0) | st.integers(1, 5000),
 )
-def test_batches_by_length(lengths: list[int], budget: int, spare: int) -> None:
+def test_batches_by_length(lengths: list[int], budget: int, spare: int, slack: int) -> None:
     sizes = numpy.array(lengths, dtype="int64")
     limit = max(lengths, default=2) + spare
-    batches = list(batch_by_length(sizes, budget, limit))
+    batches = list(batch_by_length(sizes, budget, limit, slack))
     assert sorted(i for batch, _ in batches for i in batch.tolist()) == list(range(len(lengths)))
     for batch, padded in batches:
         found, area = sizes[batch], padded * len(batch)
@@ -106,7 +107,7 @@ def test_batches_by_length(lengths: list[int], budget: int, spare: int) -> None:
         assert padded == min(limit, round_up(found)[-1])
         assert len(batch) == 1 or area <= budget
         is_even = min(limit, round_up(found)[0]) == padded
-        assert is_even or area - found.sum() <= PADDING_SHARE * area
+        assert is_even or area - found.sum() <= max(slack, PADDING_SHARE * area)
     ends = [(int(sizes[batch[0]]), int(sizes[batch[-1]])) for batch, _ in batches]
     assert all(before[1] <= after[0] for before, after in pairwise(ends))
 
@@ -138,6 +139,13 @@ def test_batches_of_one_length_are_full() -> None:
     assert [len(batch) for batch, _ in batches[:7]] == [128] * 7
     assert {padded for _, padded in batches} == {32}
     assert list(batch_by_length(numpy.zeros(0, dtype="int64"), 4096, 512)) == []
+
+
+def test_slack_saves_batches() -> None:
+    sizes = numpy.random.default_rng(0).integers(3, 500, size=300)
+    n_batches = [len(list(batch_by_length(sizes, 16384, 512, n))) for n in (0, 1000, 4000, 10**6)]
+    assert n_batches == sorted(n_batches, reverse=True) and n_batches[1] < n_batches[0] / 2
+    assert n_batches[-1] <= -(-512 * 300 // 16384)
 
 
 def test_tokenizer_that_would_cut_and_fill() -> None:

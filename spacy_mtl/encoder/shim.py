@@ -1,0 +1,147 @@
+"""The encoder's weights, as thinc saves, loads and updates them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+import srsly
+import torch
+from spacy_transformers.data_classes import HFObjects
+from spacy_transformers.layers.hf_shim import HFShim
+from thinc.api import get_torch_default_device
+from torch.overrides import TorchFunctionMode
+from transformers import AutoModel
+
+from .lora import LoRA, check_frozen, merge
+from .precision import PredictionWeights
+
+
+class EncoderShim(HFShim):
+    """Holds the encoder's weights for thinc: saving, loading, moving and updating them.
+
+    lora (Optional[LoRA]): The adapters to train with, if any.
+    adapted (Optional[peft.LoraModel]): The same encoder, when it has got adapters.
+    for_prediction (PredictionWeights): The same weights as predictions read them.
+    """
+
+    def __init__(self, hf_model: HFObjects, lora: LoRA | None = None) -> None:
+        super().__init__(hf_model)
+        self.lora = lora
+        self.adapted: Any = None
+        self.for_prediction = PredictionWeights()
+
+    def add_adapters(self) -> None:
+        """Make ready for training. What is saved and copied has no adapters: they are merged.
+
+        RAISES (ValueError): M067 or M068 if they cannot be added.
+        """
+        if self.lora and self.adapted is None:
+            self.adapted = self.lora.add_to(self._model)
+
+    def to_bytes(self) -> bytes:
+        return HFShim(self.merged).to_bytes()
+
+    @property
+    def merged(self) -> HFObjects:
+        """RETURNS (HFObjects): The tokenizer and the encoder, in which adapters are merged."""
+        if self.adapted is None:
+            return self._hfmodel
+        return replace(self._hfmodel, transformer=merge(self.adapted))
+
+    def from_bytes(self, bytes_data: bytes) -> "EncoderShim":
+        return self.from_dict(srsly.msgpack_loads(bytes_data))
+
+    def from_dict(self, msg: dict[str, Any]) -> "EncoderShim":
+        """Load what `to_bytes` has packed.
+
+        msg (dict): The weights are read into memory once. spacy-transformers would make random
+            ones first, and copy these over them.
+        """
+        self.adapted = None
+        torch.save({}, nothing := BytesIO())
+        unweighted = srsly.msgpack_dumps({**msg, "state": nothing.getvalue()})
+        stock = HFShim(self._hfmodel, model_cls=Unweighted).from_bytes(unweighted)
+        self._hfmodel = stock._hfmodel
+        if msg["config"]:
+            config = stock._model.config
+            # On its way through JSON a `layer_norm_eps` of 1e-12 has become 0.
+            config.update({key: x for key, x in msg["config"].items() if isinstance(x, float)})
+            try:
+                module = build(config, msg["state"])
+                self._hfmodel = replace(stock._hfmodel, transformer=module)
+            except RuntimeError:  # other versions' weights: it warns, and loads what fits
+                self._hfmodel = HFShim(self._hfmodel).from_bytes(srsly.msgpack_dumps(msg))._hfmodel
+            self._model = self._hfmodel.transformer
+        return self
+
+    def finish_update(self, optimizer: Any) -> None:
+        """Update the weights that have a gradient, and drop the gradients.
+
+        A zero gradient is not the same as none: it would move a weight by its momentum.
+
+        RAISES (ValueError): M069 if there are adapters, and the optimizer freezes all of them.
+        """
+        if hasattr(optimizer, "step_module"):
+            if self.adapted is not None:
+                check_frozen(self._model, optimizer.freeze)
+            optimizer.step_module(self.id, self._model)
+        else:
+            super().finish_update(optimizer)
+        self._model.zero_grad(set_to_none=True)
+        self.for_prediction.forget()
+
+    @contextmanager
+    def use_params(self, params: dict[Any, Any]) -> Iterator[None]:
+        """Put other weights in the place of the encoder's for a while, without copies.
+
+        params (dict): Arrays or tensors by the names that thinc gives to a shim's weights, such as
+            the averages of an optimizer. Weights that have none there stay.
+        """
+        keys = {f"pytorch_{self.id}_{name}": p for name, p in self._model.named_parameters()}
+        kept = [(p, p.data) for key, p in keys.items() if key in params]
+        try:
+            for key, p in keys.items():
+                if key in params:
+                    p.data = torch.as_tensor(params[key], dtype=p.dtype, device=p.device)
+            yield
+        finally:
+            for p, data in kept:
+                p.data = data
+
+
+class Unweighted(torch.nn.Module):
+    """Stands for an encoder where spacy-transformers shall leave its weights alone."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Unweighted":
+        return cls(config)
+
+
+class EmptyOnMeta(TorchFunctionMode):
+    """While active, tensors whose values are to be set later take no memory. Weights are such
+    tensors; buffers are made with their values.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        where = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **where})
+
+
+def build(config: Any, weights: bytes) -> Any:
+    """RETURNS (torch.nn.Module): The encoder, which has the weights that are read as its own.
+    RAISES (RuntimeError): If they are not what an encoder of this kind has.
+    """
+    device = get_torch_default_device()
+    with EmptyOnMeta():
+        module = AutoModel.from_config(config)
+    module.load_state_dict(torch.load(BytesIO(weights), map_location=device), assign=True)
+    module.tie_weights()
+    return module.to(device)
