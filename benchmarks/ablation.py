@@ -10,23 +10,40 @@ from typing import Any
 
 from runs import Contender, compare
 
-FOCAL = {"@misc": "spacy-mtl.UnitLoss.v1", "gamma": 2.0}
 LISTENER = {"@architectures": "spacy-mtl.TaskListener.v1"}
+
+
+def weigh_units(**settings: Any) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): Which tokens and docs count; the CRF's are not told apart."""
+    loss = {"@misc": "spacy-mtl.UnitLoss.v1", **settings}
+    return {"components.tagger.loss": loss, "components.textcat.loss": loss}
+
+
+def set_listener(**settings: Any) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): What stands between the encoder and the entities' head."""
+    return {"components.ner.model.tok2vec": settings}
+
+
+PRIVATE = {"@architectures": "spacy-mtl.PrivateLayers.v1", "tok2vec": LISTENER}
+ADAPTER = {"@architectures": "spacy-mtl.Adapter.v1", "tok2vec": LISTENER, "width": 64}
 CHANGES: dict[str, dict[str, Any]] = {
     "ours": {},
     "no-lexical": {"components.tagger.model.tok2vec": LISTENER},
     "no-crf": {"components.ner.model.crf": False},
-    "ner-dropout-0.1": {"components.ner.model.dropout": 0.1},
-    "equal-weights": {"components.transformer.balancer.weights": {}},
     "layer-decay-0.9": {"training.optimizer.layer_decay": 0.9},
-    "average-0.999": {"training.optimizer.average": 0.999},
-    "focal-2": {"components.textcat.loss": FOCAL},
+    "average-0.99": {"training.optimizer.average": 0.99},
+    "focal-2": weigh_units(gamma=2.0),
+    "hardest-70": weigh_units(keep=0.7),
+    "only-wrong": weigh_units(only_wrong=True),
     "smoothing-0.1": {
         "components.tagger.label_smoothing": 0.1,
         "components.textcat.label_smoothing": 0.1,
     },
-    "attention-pooling": {"components.textcat.model.pooling": "attention"},
-    "float32": {"components.transformer.model.precision": "float32"},
+    "attention": {"components.textcat.model.pooling": "attention"},
+    "label-attention": {"components.textcat.model.pooling": "label_attention"},
+    "all-layers": set_listener(**LISTENER, layers="all"),
+    "private-layer": set_listener(**PRIVATE),
+    "adapter": set_listener(**ADAPTER),
 }
 CONTENDERS = {name: Contender(changes) for name, changes in CHANGES.items()}
 

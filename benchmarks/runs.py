@@ -10,7 +10,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
@@ -68,6 +69,8 @@ def compare(
     parser.add_argument("--grid", nargs="+", type=float, default=[], metavar="RATE")
     parser.add_argument("--limit", type=int, default=0, help="docs of each corpus; 0: all")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--gpu-id", type=int, default=-1)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--encoder", default="minilm")
     parser.add_argument("--results", type=Path, default=Path(results))
     parser.add_argument("--one-dnn", action="store_true", help="stock's float32 products by oneDNN")
@@ -100,28 +103,31 @@ def compare(
             subprocess.run(command, check=True)
         return find(args.results, job)[0]
 
-    def tune(name: str) -> float | None:
-        """RETURNS (Optional[float]): The rate that is best on dev with the first seed."""
-        means = {rate: get_dev_mean(do(name, args.seeds[0], rate)) for rate in args.grid}
-        return max(means, key=lambda rate: means[rate]) if means else None
+    def do_all(jobs: Iterable[tuple[str, int, float | None]]) -> list[dict]:
+        with ThreadPoolExecutor(args.jobs) as pool:
+            return list(pool.map(lambda job: do(*job), jobs))
 
-    rates = {name: tune(name) for name in names}
-    found = [do(name, seed, rates[name]) for seed in args.seeds for name in names]
+    # Of each contender the rate that is best on dev with the first seed.
+    tried = do_all((name, args.seeds[0], rate) for name in names for rate in args.grid)
+    rates = {r["contender"]: r["rate"] for r in sorted(tried, key=get_dev_mean)}
+    found = do_all((name, seed, rates.get(name)) for seed in args.seeds for name in names)
     print(table(found, tasks, against))
 
 
 def run(args: argparse.Namespace, contender: Contender, job: dict[str, Any]) -> dict:
     """RETURNS (dict): The job, what the contender scored, and what it took."""
     import torch
+    from spacy.cli._util import setup_gpu
     from spacy.training import Corpus
     from spacy.training.initialize import init_nlp
     from spacy.training.loop import train
     from spacy.util import registry
 
+    setup_gpu(args.gpu_id, silent=False)
     torch.set_num_threads(args.threads)
     if args.one_dnn:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
-    nlp = init_nlp(make_config(args.data, contender, job))
+    nlp = init_nlp(make_config(args.data, contender, job), use_gpu=args.gpu_id)
     # The labels are known now: from here on all read the same endless stream.
     nlp.config["training"]["max_epochs"] = -1
     nlp.config["corpora"]["train"]["epochs"] = 0
@@ -138,7 +144,7 @@ def run(args: argparse.Namespace, contender: Contender, job: dict[str, Any]) -> 
     registry.optimizers.register("benchmark.optimizer.v1", func=lambda: optimizer)  # type: ignore
     nlp.config["training"]["batcher"] = {"@batchers": "benchmark.clock.v1"}
     nlp.config["training"]["optimizer"] = {"@optimizers": "benchmark.optimizer.v1"}
-    nlp, _ = train(nlp, out, use_gpu=-1)
+    nlp, _ = train(nlp, out, use_gpu=args.gpu_id)
     seconds = clock.times[-1] - clock.times[1]
     scores: dict[str, float] = {}
     with nlp.use_params(optimizer.averages):
@@ -154,7 +160,7 @@ def run(args: argparse.Namespace, contender: Contender, job: dict[str, Any]) -> 
         "threads": args.threads,
         "one_dnn": args.one_dnn,
         "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
+        "machine": torch.cuda.get_device_name() if args.gpu_id >= 0 else platform.machine(),
         **scores,
     }
 

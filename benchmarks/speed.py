@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from importlib.metadata import version
 from itertools import chain, cycle, islice
 from multiprocessing import get_context
@@ -28,8 +28,12 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 HEADS = ("tagger", "ner", "textcat")
-# As installed, and on a CPU with its float32 products sent to oneDNN, as ours sends them.
-STOCK = {"cpu": {"stock": False, "stock, oneDNN": True}, "cuda": {"stock": False}}
+# As installed; and with the float32 products sent to oneDNN, as ours sends them, or in float16.
+STOCK: dict[str, dict[str, dict[str, Any]]] = {
+    "cpu": {"stock": {}, "stock, oneDNN": {"one_dnn": True}},
+    "cuda": {"stock": {}, "stock, mixed precision": {"mixed_precision": True}},
+}
+SHAPES = {"120": ("120-word docs", 1), "1000": ("1,000-word docs", 9)}
 Texts = list[tuple[list[str], list[bool]]]
 
 
@@ -40,6 +44,8 @@ def main() -> None:
     parser.add_argument("--corpora", nargs="+", default=["gum", "ewt"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--encoder", help="that of PIPELINE; default: the embedded MiniLM")
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--peer", help="python of an environment with edsnlp: see peer.py")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
@@ -64,15 +70,14 @@ def main() -> None:
 
 def prediction(args: argparse.Namespace) -> Iterable[dict]:
     for corpus in args.corpora:
-        for shape, merge in (("120-word docs", 1), ("1,000-word docs", 9)):
+        for shape, merge in map(SHAPES.get, args.shapes):
             texts = read(args.data / f"{corpus}_test.spacy", merge)
             where = f"{corpus.upper()}, {shape}"
             with Contenders(args, texts) as contenders:
                 best: list[str] = []
-                for stock, one_dnn in STOCK[args.device].items():
+                for stock, settings in STOCK[args.device].items():
                     for size in (32, 128, 512):
-                        settings = {"batch_size": size, "one_dnn": one_dnn}
-                        contenders.add(f"{stock} {size}", load_stock, **settings)
+                        contenders.add(f"{stock} {size}", load_stock, batch_size=size, **settings)
                     speed = contenders.run(1)
                     best.append(max(set(speed) - set(best), key=lambda name: speed[name]))
                     for name in set(speed) - set(best):
@@ -111,7 +116,7 @@ def peer(args: argparse.Namespace) -> Iterable[dict]:
         model = load_ours(args, "auto").get_pipe("transformer").model
         model.transformer.save_pretrained(folder)
         model.tokenizer.save_pretrained(folder)
-        for shape, merge in (("120-word docs", 1), ("1,000-word docs", 9)):
+        for shape, merge in map(SHAPES.get, args.shapes):
             corpus = args.data / "gum_test.spacy"
             command = [args.peer, str(ROOT / "benchmarks" / "peer.py"), folder, str(corpus)]
             command += ["--merge", str(merge), "--threads", str(args.threads)]
@@ -128,8 +133,8 @@ def peer(args: argparse.Namespace) -> Iterable[dict]:
 
 def training(args: argparse.Namespace) -> Iterable[dict]:
     with Contenders(args, []) as contenders:
-        for stock, one_dnn in STOCK[args.device].items():
-            contenders.add(stock, load_training, config="stock.cfg", one_dnn=one_dnn)
+        for stock, settings in STOCK[args.device].items():
+            contenders.add(stock, load_training, config="stock.cfg", **settings)
         for precision in ("float32", "auto"):
             contenders.add(precision, load_training, config="mtl_cpu.cfg", precision=precision)
         speed = contenders.run(args.repeats)
@@ -227,6 +232,7 @@ class Contenders:
     def __init__(self, args: argparse.Namespace, texts: Texts) -> None:
         self.args, self.texts = args, texts
         self.pools: dict[str, ProcessPoolExecutor] = {}
+        self.starting: list[Future] = []
 
     def __enter__(self) -> "Contenders":
         return self
@@ -242,13 +248,20 @@ class Contenders:
     def add(self, name: str, load: Any, **settings: Any) -> None:
         pool = ProcessPoolExecutor(1, get_context("spawn"))
         self.pools[name] = pool
-        pool.submit(begin, load, self.args, self.texts, settings).result()
+        self.starting.append(pool.submit(begin, load, self.args, self.texts, settings))
+        if self.args.device == "cpu":  # where ours finds out at its start what is fastest
+            self.wait()
+
+    def wait(self) -> None:
+        while self.starting:
+            self.starting.pop().result()
 
     def drop(self, name: str) -> None:
         self.pools.pop(name).shutdown()
 
     def run(self, repeats: int) -> dict[str, float]:
         """RETURNS (Dict[str, float]): The median of each contender's words per second."""
+        self.wait()
         speeds: dict[str, list[float]] = {name: [] for name in self.pools}
         for _ in range(repeats):
             for name, pool in self.pools.items():
@@ -285,18 +298,25 @@ def go() -> float:
 
 
 def peak_mb() -> float:
+    """RETURNS (float): Of the process, or of its memory on a GPU."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        return round(torch.cuda.max_memory_allocated() / 1e6)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 
 
 def prepare(args: argparse.Namespace, one_dnn: bool = False) -> Any:
     import spacy
     import torch
+    from thinc.api import set_gpu_allocator
 
     torch.set_num_threads(args.threads)
     if one_dnn:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
     if args.device == "cuda":
         spacy.require_gpu()
+        set_gpu_allocator("pytorch")
     return spacy
 
 
@@ -315,13 +335,18 @@ def load_ours(
     return nlp
 
 
-def load_stock(args: argparse.Namespace, batch_size: int, one_dnn: bool = False) -> Any:
+def load_stock(
+    args: argparse.Namespace,
+    batch_size: int,
+    one_dnn: bool = False,
+    mixed_precision: bool = False,
+) -> Any:
     """Stock spaCy's components over the same weights of the encoder."""
     spacy = prepare(args, one_dnn)
     from spacy.training.initialize import init_nlp
 
     hf = spacy.load(args.pipeline).get_pipe("transformer").model.transformer
-    nlp = init_nlp(training_config(args, "stock.cfg"))
+    nlp = init_nlp(training_config(args, "stock.cfg", mixed_precision))
     nlp.get_pipe("transformer").model.transformer.load_state_dict(hf.state_dict())
     nlp.batch_size = batch_size
     return nlp
@@ -329,31 +354,36 @@ def load_stock(args: argparse.Namespace, batch_size: int, one_dnn: bool = False)
 
 def load_bare(args: argparse.Namespace, precision: str) -> Any:
     """The encoder alone, as fast as it goes: from text to hidden states, without docs or heads."""
+    import numpy
     import torch
 
-    from spacy_mtl.encoder.kernels import CpuKernels
-    from spacy_mtl.encoder.precision import cast, get_dtype
-    from spacy_mtl.encoder.wordpieces import batch_by_length, cut, offsets, tokenize
+    from spacy_mtl.encoder.model import get_batches, get_kernels, to_device, to_mask
+    from spacy_mtl.encoder.precision import get_dtype
+    from spacy_mtl.encoder.wordpieces import Wordpieces, cut, offsets, tokenize
 
     model = load_ours(args, precision).get_pipe("transformer").model
-    module = model.transformer.eval()
-    device = module.device
-    module = cast(module, get_dtype(precision, device))
-    kernels, budget = CpuKernels(), model.attrs["max_batch_items"]
+    device = model.transformer.device
+    weights = model.layers[0].shims[0].for_prediction
+    module = weights.get(model.transformer, get_dtype(precision, device))
+    kernels, n_special, none = get_kernels(model), sum(map(len, model.special_ids)), offsets([])
 
     def run(texts: Texts) -> float:
         start = time.perf_counter()
         strings = ["".join(w + " " * s for w, s in zip(*text, strict=True)) for text in texts]
         lengths, ids, _, _ = tokenize(model.tokenizer, strings)
-        bounds = offsets([0]) if not len(ids) else cut(lengths, 200)
-        sizes = bounds[1:] - bounds[:-1]
+        pieces = Wordpieces(ids, cut(lengths, 200), none, none)
         with torch.inference_mode(), kernels:
-            for batch, length in batch_by_length(sizes, budget, 512):
-                rows = torch.zeros(len(batch), length, dtype=torch.int64)
+            for batch, length in get_batches(model, pieces):
+                sizes = pieces.lengths[batch] + n_special
+                rows = numpy.ones((len(batch), length), dtype="int64")
                 for row, s in zip(rows, batch.tolist(), strict=True):
-                    row[: sizes[s]] = torch.from_numpy(ids[bounds[s] : bounds[s + 1]])
-                mask = torch.arange(length) < torch.from_numpy(sizes[batch])[:, None]
-                module(input_ids=rows.to(device), attention_mask=mask.long().to(device))
+                    found = ids[pieces.bounds[s] : pieces.bounds[s + 1]]
+                    row[: len(found)] = found
+                mask = (numpy.arange(length) < sizes[:, None]).astype("int64")
+                module(
+                    input_ids=to_device(rows, device),
+                    attention_mask=None if mask.all() else to_mask(mask, device),
+                )
         if device.type == "cuda":
             torch.cuda.synchronize()
         return sum(len(words) for words, _ in texts) / (time.perf_counter() - start)
@@ -368,13 +398,14 @@ def load_training(
     only: Iterable[str] = HEADS,
     n_heads: int = 0,
     one_dnn: bool = False,
+    mixed_precision: bool = False,
 ) -> Any:
     """RETURNS (Callable): Makes three updates, as `spacy train` does, and returns words/s."""
     prepare(args, one_dnn)
     from spacy.training.initialize import init_nlp
     from spacy.util import registry
 
-    loaded = training_config(args, config)
+    loaded = training_config(args, config, mixed_precision)
     if config != "stock.cfg":
         loaded["components"]["transformer"]["model"]["precision"] = precision
         loaded["components"]["transformer"]["balancer"]["weights"] = {}
@@ -402,19 +433,23 @@ def load_training(
     return run
 
 
-def training_config(args: argparse.Namespace, name: str) -> Any:
+def training_config(args: argparse.Namespace, name: str, mixed_precision: bool = False) -> Any:
     from spacy.util import load_config
 
     from spacy_mtl.pretrained import embedded_minilm
 
-    return load_config(
+    config = load_config(
         ROOT / "configs" / name,
         overrides={
-            "paths.encoder": str(embedded_minilm()),
+            "paths.encoder": args.encoder or str(embedded_minilm()),
             "paths.train": str(args.data / "gum_train.spacy"),
             "paths.dev": str(args.data / "gum_test.spacy"),
+            "training.batcher.size": {"cpu": 2000, "cuda": 8000}[args.device],
         },
     )
+    if mixed_precision:
+        config["components"]["transformer"]["model"]["mixed_precision"] = True
+    return config
 
 
 def feature_difference(args: argparse.Namespace) -> float:
