@@ -42,6 +42,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "attention": {"components.textcat.model.pooling": "attention"},
     "label-attention": {"components.textcat.model.pooling": "label_attention"},
     "all-layers": set_listener(**LISTENER, layers="all"),
+    "tagger-all-layers": {"components.tagger.model.tok2vec.layers.context.layers": "all"},
     "private-layer": set_listener(**PRIVATE),
     "adapter": set_listener(**ADAPTER),
 }

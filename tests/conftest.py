@@ -13,6 +13,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import fix_random_seed
+from thinc.api import glorot_uniform_init
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -169,6 +170,12 @@ def make_examples(nlp: Language, *tasks: str) -> list[Example]:
     """All labelled texts, with the labels of the given tasks, by default of all."""
     golds = [make_gold(nlp.vocab, i, tasks or ("tagger", "ner", "textcat")) for i in range(4)]
     return [Example(Doc(nlp.vocab, words=[t.text for t in gold]), gold) for gold in golds]
+
+
+@pytest.fixture
+def no_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output layers start at zero, which hides gradients: let them start elsewhere."""
+    monkeypatch.setattr("spacy_mtl.heads.head.zero_init", glorot_uniform_init)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from spacy.language import Language
 from spacy.training import Example
 from spacy.util import fix_random_seed
-from thinc.api import Model, glorot_uniform_init, noop, set_dropout_rate
+from thinc.api import Model, noop, set_dropout_rate
 
 from spacy_mtl.heads.head import drop_broken_gradients
 from spacy_mtl.private import BUDGET, build_adapter_v1, build_private_layers_v1, get_windows
@@ -304,13 +304,6 @@ def gradient_of(nlp: Language, examples: list[Example], **kwargs: Any) -> numpy.
 def assert_close(found: numpy.ndarray, expected: numpy.ndarray) -> None:
     assert numpy.abs(expected).max() > 0
     assert numpy.abs(found - expected).max() <= 1e-5 * numpy.abs(expected).max()
-
-
-@pytest.fixture
-def no_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output layers start at zero, which hides gradients: let them start elsewhere."""
-    for module in ("spacy_mtl.heads.head", "spacy_mtl.heads.textcat"):
-        monkeypatch.setattr(f"{module}.zero_init", glorot_uniform_init)
 
 
 @pytest.mark.usefixtures("no_zeros")

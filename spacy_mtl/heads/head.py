@@ -281,8 +281,36 @@ def score_tokens(
     tok2vec: Model[list[Doc], list[Floats2d]], dropout: float | None, nO: int | None
 ) -> Model[list[Doc], Floats2d]:
     """RETURNS (Model[List[Doc], Floats2d]): One score per label for every token, N x nO."""
-    output = Linear(nO=nO, init_W=zero_init)
+    output = linear(nO)
     return with_options(chain(tok2vec, list2array(), Dropout(), output), output, tok2vec, dropout)
+
+
+def linear(nO: int | None) -> Model[Floats2d, Floats2d]:
+    """RETURNS (Model[Floats2d, Floats2d]): thinc's `Linear`, all 0 at first, whose products numpy
+    computes: on new CPUs they take a third of the time of thinc's.
+    """
+    return Model(
+        "linear",
+        _linear_forward,
+        init=Linear(init_W=zero_init).init,
+        dims={"nO": nO, "nI": None},
+        params={"W": None, "b": None},
+    )
+
+
+def _linear_forward(
+    model: Model[Floats2d, Floats2d], X: Any, is_train: bool
+) -> tuple[Floats2d, Callable[[Floats2d], Floats2d]]:
+    W: Any = model.get_param("W")
+    Y = X @ W.T
+    Y += model.get_param("b")
+
+    def backprop(d_Y: Any) -> Floats2d:
+        model.inc_grad("b", d_Y.sum(axis=0))
+        model.inc_grad("W", d_Y.T @ X)
+        return d_Y @ W
+
+    return Y, backprop
 
 
 def with_options(model: Model, output: Model, tok2vec: Model, dropout: float | None) -> Model:

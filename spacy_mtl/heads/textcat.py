@@ -14,7 +14,6 @@ from spacy.training import Example
 from thinc.api import (
     Config,
     Dropout,
-    Linear,
     Model,
     ParametricAttention,
     Ragged,
@@ -24,13 +23,12 @@ from thinc.api import (
     reduce_max,
     reduce_mean,
     reduce_sum,
-    zero_init,
 )
 from thinc.util import get_width
 
 from ..errors import Errors
 from ..types import Bools2d, Floats1d, Floats2d
-from .head import Head, check_outputs, skip_empty, with_options
+from .head import Head, check_outputs, linear, skip_empty, with_options
 from .losses import binary_cross_entropy, cross_entropy, sigmoid, softmax
 from .unit_loss import UnitLoss
 
@@ -334,7 +332,7 @@ def build_textcat_head_v1(
         output = LabelAttention(nO)
         layers = chain(tok2vec, list2ragged(), Dropout(), output)
     elif pooling in poolings:
-        output = Linear(nO=nO, init_W=zero_init)
+        output = linear(nO)
         layers = chain(tok2vec, list2ragged(), skip_empty(poolings[pooling]()), Dropout(), output)
     else:
         known = sorted([*poolings, "label_attention"])

@@ -10,7 +10,7 @@ import pytest
 import spacy
 from conftest import encoder_gradient, encoder_module, encoder_weights, make_examples
 from spacy.language import Language
-from thinc.api import glorot_uniform_init, warmup_linear
+from thinc.api import warmup_linear
 
 from spacy_mtl.balancing.static import create_static_weights_v1
 from spacy_mtl.encoder.hub import TaskBatch
@@ -106,13 +106,6 @@ def test_unknown_names() -> None:
 
 
 # In a pipeline
-
-
-@pytest.fixture
-def no_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output layers start at zero, which hides gradients: let them start elsewhere."""
-    for module in ("spacy_mtl.heads.head", "spacy_mtl.heads.textcat"):
-        monkeypatch.setattr(f"{module}.zero_init", glorot_uniform_init)
 
 
 def gradient_of(nlp: Language, *tasks: str) -> numpy.ndarray:

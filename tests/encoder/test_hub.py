@@ -24,15 +24,7 @@ from thinc.api import Adam
 from spacy_mtl.training.adamw import create_adamw_v1
 
 HEADS = ("tagger", "ner", "textcat")
-
-
-@pytest.fixture(autouse=True)
-def no_dropout_no_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output layers start at zero, which hides gradients: let them start elsewhere."""
-    from thinc.api import glorot_uniform_init
-
-    for module in ("spacy_mtl.heads.head", "spacy_mtl.heads.textcat"):
-        monkeypatch.setattr(f"{module}.zero_init", glorot_uniform_init)
+pytestmark = pytest.mark.usefixtures("no_zeros")
 
 
 def gradient_of(nlp: Language, examples: Iterable[Example], **kwargs: Any) -> numpy.ndarray:

@@ -24,7 +24,7 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import fix_random_seed
 from spacy_transformers.span_getters import configure_strided_spans
-from thinc.api import Model, glorot_uniform_init
+from thinc.api import Model
 
 from spacy_mtl.encoder.layers import get_numbers, mix_layers
 from spacy_mtl.encoder.matrix import TokenMatrix, set_rows
@@ -39,13 +39,7 @@ BALANCERS = [
     *({"@misc": "spacy-mtl.ConFIG.v1", "level": v} for v in ("features", "last_layer", "params")),
 ]
 NLP = spacy.blank("en")
-
-
-@pytest.fixture(autouse=True)
-def no_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output layers start at zero, which hides gradients: let them start elsewhere."""
-    for module in ("spacy_mtl.heads.head", "spacy_mtl.heads.textcat"):
-        monkeypatch.setattr(f"{module}.zero_init", glorot_uniform_init)
+pytestmark = pytest.mark.usefixtures("no_zeros")
 
 
 def asking(layers: Any = "all", *tasks: str, **settings: Any) -> dict[str, Any]:

@@ -8,6 +8,9 @@ import pytest
 from conftest import TEXTS, make_examples
 from spacy.language import Language
 from spacy.tokens import Doc
+from thinc.api import Linear, glorot_uniform_init
+
+from spacy_mtl.heads.head import linear
 
 HEADS = ["tagger", "ner", "textcat", "textcat_multilabel"]
 
@@ -110,3 +113,20 @@ def test_a_broken_gradient_leaves_the_heads_weights_alone(
     tagger.finish_update(sgd)
     after = output.get_param("W")
     assert numpy.isfinite(after).all() and (after != before).any()
+
+
+@pytest.mark.parametrize("n", [0, 1, 300])
+def test_scores_are_those_of_thincs_layer(n: int, no_zeros: None) -> None:
+    """Weights too, so that pipelines which were saved with it can be loaded."""
+    rng = numpy.random.default_rng(0)
+    X, d_Y = (rng.standard_normal((n, width), dtype="f") for width in (24, 7))
+    ours, thincs = linear(None), Linear(init_W=glorot_uniform_init)
+    ours.initialize(X=X, Y=d_Y)
+    assert ours.get_param("W").any()
+    thincs.from_bytes(ours.to_bytes())
+    (Y, backprop), (expected, backprop_thincs) = ours(X, is_train=True), thincs(X, is_train=True)
+    numpy.testing.assert_allclose(Y, expected, rtol=0, atol=1e-5)
+    numpy.testing.assert_allclose(backprop(d_Y), backprop_thincs(d_Y), rtol=0, atol=1e-5)
+    for name in ("W", "b"):
+        expected = thincs.get_grad(name)
+        numpy.testing.assert_allclose(ours.get_grad(name), expected, rtol=1e-5, atol=1e-4)

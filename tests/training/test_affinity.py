@@ -16,7 +16,7 @@ from spacy.tokens import DocBin
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
 from spacy.util import load_config
-from thinc.api import Adam, glorot_uniform_init
+from thinc.api import Adam
 from typer.testing import CliRunner
 
 import spacy_mtl.cli  # noqa: F401
@@ -33,13 +33,7 @@ from spacy_mtl.training.affinity import (
 CONFIG = Path(__file__).parents[2] / "configs" / "mtl_cpu.cfg"
 TASKS = ["tagger", "ner", "textcat"]
 RATE = 0.001
-
-
-@pytest.fixture(autouse=True)
-def no_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output layers start at zero, which hides gradients: let them start elsewhere."""
-    for name in ("spacy_mtl.heads.head", "spacy_mtl.heads.textcat"):
-        monkeypatch.setattr(f"{name}.zero_init", glorot_uniform_init)
+pytestmark = pytest.mark.usefixtures("no_zeros")
 
 
 @pytest.fixture

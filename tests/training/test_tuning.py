@@ -148,6 +148,15 @@ def test_patterns_of_freeze(family: str, tmp_path: Path) -> None:
         assert sgd.averages.keys() == {f"pytorch_1_{name}" for name in names.keys() - frozen}
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra"])
+def test_only_the_embeddings_learn(family: str, tmp_path: Path) -> None:
+    module = load(str(build_encoder(family, tmp_path)))
+    names = get_arrays(module)
+    patterns = ["*.layer.*", *(["pooler*"] if any("pooler" in name for name in names) else [])]
+    learnt = step(create_adamw_v1(encoder_learn_rate=0.01, freeze=patterns), module, 0)
+    assert learnt == {name for name in names if "embed" in name} != set()
+
+
 # Averages
 
 
