@@ -29,7 +29,7 @@ from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
 from .model import SharedTransformer
 from .tok2vec import replace_listener, replace_listener_cfg
 
-BUFFER = 8192  # tokens encoded together: enough to group by length, and 12 MB of rows
+BUFFER = 6144  # tokens encoded together: enough to group by length, few enough for two threads
 GPU_BUFFER = 32768  # the same on a GPU, where larger batches are faster
 WORKERS = 2  # threads that encode on a CPU, ahead of the heads, each with its share of the cores
 STREAK = 20  # broken batches of a task in a row that stop the training
@@ -171,8 +171,8 @@ class SharedEncoder(Transformer):
 
         stream (Iterable[Doc]): The docs.
         batch_size (int): How many to encode together, if they are short: no more are taken once
-            they have 8,192 tokens, on a GPU 32,768, so that long docs need no more memory. With at
-            least 4,096 tokens, the next batch is encoded ahead in a thread, on a CPU the next two.
+            they have 6,144 tokens, on a GPU 32,768, so that long docs need no more memory. With at
+            least 3,072 tokens, the next batch is encoded ahead in a thread, on a CPU the next two.
         YIELDS (Doc): The docs in order.
         """
         error_handler = self.get_error_handler()
