@@ -134,8 +134,7 @@ class KnownMask(torch.Tensor):
 
 def gpu_attention() -> Any:
     """RETURNS (ContextManager): Attention as torch computes it on a GPU, but never by cuDNN, which
-    makes a plan for each shape, in each thread anew: lengths are many, and a plan takes longer than
-    what it is made for.
+    makes a plan for each shape: lengths are many, and a plan takes longer than what it is made for.
     """
     return sdpa_kernel(
         [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
