@@ -28,6 +28,7 @@ from thinc.api import get_array_module
 from ..encoder.hub import TaskBatch
 from ..encoder.levels import LEVELS
 from ..errors import Errors
+from ..products import norm
 from ..types import Floats2d
 from .base import RandomBalancer, check_setting
 from .static import StaticWeights
@@ -228,12 +229,12 @@ class GradDrop(PriorBalancer):
         is_positive = odds > xp.asarray(lots)
         kept = {task: g * ((g > 0) == is_positive) for task, g in gradients.items()}
         result = sum(kept.values())
-        norm = float(xp.linalg.norm(result))
-        scale = float(xp.linalg.norm(total)) / norm if self.rescale and norm else 1.0
+        length = norm(result)
+        scale = norm(total) / length if self.rescale and length else 1.0
         weights = {}
         for task in kept:
             whole = prior[task] * batch.norms[task]
-            share = float(xp.linalg.norm(kept[task])) ** 2 / (whole**2 or 1.0)
+            share = norm(kept[task]) ** 2 / (whole**2 or 1.0)
             weights[task] = scale * prior[task] * share
         return scale * result, weights
 

@@ -9,6 +9,7 @@ import torch
 from thinc.api import get_array_module
 
 from ..errors import Errors
+from ..products import norm
 from ..types import Floats2d
 from .levels import EncoderPass
 from .matrix import TokenMatrix, TokenRows
@@ -36,10 +37,7 @@ class TaskBatch:
     @cached_property
     def norms(self) -> dict[str, float]:
         """RETURNS (Dict[str, float]): The norm of each task's gradient at the token matrix."""
-        return {
-            name: float(get_array_module(gradient).linalg.norm(gradient))
-            for name, gradient in self.gradients.items()
-        }
+        return {name: norm(gradient) for name, gradient in self.gradients.items()}
 
     def select(self, names: Sequence[str]) -> "TaskBatch":
         """RETURNS (TaskBatch): What some of the tasks want."""

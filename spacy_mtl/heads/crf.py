@@ -14,6 +14,7 @@ from typing import Any
 import numpy
 from thinc.api import get_array_module
 
+from ..products import matmul
 from ..types import Floats1d, Floats2d, Ints1d
 
 FORBIDDEN = -1e30
@@ -196,7 +197,7 @@ def count_moves(lattice: Lattice, scores: Floats2d, chain: Chain, lengths: Seque
     left = lattice.forward[here]
     right = scores[here + 1] + lattice.backward[here + 1]
     top = left.max(axis=1, keepdims=True)
-    counts = xp.exp(left - top).T @ xp.exp(right + top - lattice.log_z[here, None])
+    counts = matmul(xp.exp(left - top).T, xp.exp(right + top - lattice.log_z[here, None]))
     return counts * xp.exp(xp.asarray(chain.transitions, dtype="float64"))
 
 
@@ -210,7 +211,7 @@ def find_possible(allowed: Any, chain: Chain, lengths: Sequence[int]) -> Any:
     moves = (chain.transitions > FORBIDDEN / 2).astype("f")
     reached[steps[0]] &= chain.start > FORBIDDEN / 2
     for before, rows in pairwise(steps):
-        reached[rows] &= reached[before[: len(rows)]].astype("f") @ moves > 0
+        reached[rows] &= matmul(reached[before[: len(rows)]].astype("f"), moves) > 0
     last = numpy.cumsum(lengths) - 1
     return xp.repeat((reached[last] & (chain.end > FORBIDDEN / 2)).any(axis=1), lengths)
 
@@ -326,7 +327,7 @@ def log_matmul(log_x: Any, moves: Any) -> Any:
     """RETURNS (Floats2d): log(exp(log_x) @ moves)."""
     xp = get_array_module(log_x)
     top = log_x.max(axis=1, keepdims=True)
-    return top + xp.log(xp.exp(log_x - top) @ moves + TINY)
+    return top + xp.log(matmul(xp.exp(log_x - top), moves) + TINY)
 
 
 def log_sum(log_x: Any) -> Any:

@@ -8,9 +8,9 @@ import pytest
 from conftest import TEXTS, make_examples
 from spacy.language import Language
 from spacy.tokens import Doc
-from thinc.api import Linear, glorot_uniform_init
 
-from spacy_mtl.heads.head import linear
+from spacy_mtl.encoder import model as encoder_model
+from spacy_mtl.encoder.model import get_wordpieces
 
 HEADS = ["tagger", "ner", "textcat", "textcat_multilabel"]
 
@@ -79,18 +79,19 @@ def test_an_error_costs_the_docs_of_its_group(make_nlp: Callable[..., Language],
     assert lost == [(head, pipe, TEXTS[2:], KeyError)]
 
 
-def test_an_error_of_the_encoder(make_nlp: Callable[..., Language], head: str) -> None:
+def test_an_error_of_the_encoder(
+    make_nlp: Callable[..., Language], head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its docs go no further; those of other batches do."""
     nlp = make_nlp(head)
-    encoder: Any = nlp.get_pipe("transformer")
-    predict, lost = encoder.predict, []
+    lost: list[tuple[str, int]] = []
 
-    def failing(docs: list[Doc]) -> Any:
+    def failing(docs: list[Doc], *args: Any) -> Any:
         if docs[0].text == TEXTS[0]:
             raise KeyError
-        return predict(docs)
+        return get_wordpieces(docs, *args)
 
-    encoder.predict = failing
+    monkeypatch.setattr(encoder_model, "get_wordpieces", failing)
     nlp.set_error_handler(lambda name, proc, docs, error: lost.append((name, len(docs))))
     assert [doc.text for doc in nlp.pipe(TEXTS, batch_size=2)] == TEXTS[2:]
     assert lost == [("transformer", 2)]
@@ -113,20 +114,3 @@ def test_a_broken_gradient_leaves_the_heads_weights_alone(
     tagger.finish_update(sgd)
     after = output.get_param("W")
     assert numpy.isfinite(after).all() and (after != before).any()
-
-
-@pytest.mark.parametrize("n", [0, 1, 300])
-def test_scores_are_those_of_thincs_layer(n: int, no_zeros: None) -> None:
-    """Weights too, so that pipelines which were saved with it can be loaded."""
-    rng = numpy.random.default_rng(0)
-    X, d_Y = (rng.standard_normal((n, width), dtype="f") for width in (24, 7))
-    ours, thincs = linear(None), Linear(init_W=glorot_uniform_init)
-    ours.initialize(X=X, Y=d_Y)
-    assert ours.get_param("W").any()
-    thincs.from_bytes(ours.to_bytes())
-    (Y, backprop), (expected, backprop_thincs) = ours(X, is_train=True), thincs(X, is_train=True)
-    numpy.testing.assert_allclose(Y, expected, rtol=0, atol=1e-5)
-    numpy.testing.assert_allclose(backprop(d_Y), backprop_thincs(d_Y), rtol=0, atol=1e-5)
-    for name in ("W", "b"):
-        expected = thincs.get_grad(name)
-        numpy.testing.assert_allclose(ours.get_grad(name), expected, rtol=1e-5, atol=1e-4)

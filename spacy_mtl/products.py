@@ -1,0 +1,67 @@
+"""Products of arrays on one core of a CPU. The threads with which numpy computes them stay awake
+for a while afterwards, in the way of those that encode.
+"""
+
+from typing import Any
+
+import numpy
+from thinc.api import Model, NumpyOps, get_array_module
+
+from .types import Floats2d
+
+
+class OneCoreOps(NumpyOps):
+    """numpy's arrays for layers of thinc, whose own products take several times as long."""
+
+    def gemm(
+        self,
+        x: Floats2d,
+        y: Floats2d,
+        out: Floats2d | None = None,
+        trans1: bool = False,
+        trans2: bool = False,
+    ) -> Floats2d:
+        """RETURNS (Floats2d): The product of two matrices, which may be transposed before."""
+        product = matmul(x.T if trans1 else x, y.T if trans2 else y)
+        if out is None:
+            return product
+        out[:] = product
+        return out
+
+
+def use_one_core(model: Model) -> None:
+    """Have all layers of a model on a CPU compute their products so."""
+    for node in model.walk():
+        if type(node.ops) is NumpyOps:
+            node.ops = ONE_CORE
+
+
+def matmul(a: Floats2d, b: Floats2d) -> Floats2d:
+    """RETURNS (Floats2d): The product of two matrices, I x K and K x J."""
+    return _on_one_core("mm", a, b) if isinstance(a, numpy.ndarray) else a @ b
+
+
+def dot(a: Any, b: Any) -> Any:
+    """RETURNS (Array): The sum of the products of two arrays' values, in an array without axes."""
+    if isinstance(a, numpy.ndarray):
+        return _on_one_core("dot", a.ravel(), b.ravel())
+    return (a * b).sum()
+
+
+def norm(x: Any) -> float:
+    """RETURNS (float): The root of the sum of all squares."""
+    return float(get_array_module(x).sqrt(dot(x, x)))
+
+
+def _on_one_core(name: str, *arrays: Any) -> Any:
+    import torch  # which takes a second: `import spacy` comes here by way of every head
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return getattr(torch, name)(*map(torch.from_numpy, arrays)).numpy()
+    finally:
+        torch.set_num_threads(before)
+
+
+ONE_CORE = OneCoreOps()

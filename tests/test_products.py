@@ -1,0 +1,92 @@
+"""Products on one core are those of numpy and of thinc."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from spacy.language import Language
+from thinc.api import Linear, Maxout, Model, NumpyOps, chain, glorot_uniform_init
+
+from spacy_mtl.products import ONE_CORE, dot, matmul, norm, use_one_core
+
+
+def normal(*shape: int, dtype: Any = "f") -> Any:
+    return numpy.random.default_rng(0).normal(size=shape).astype(dtype)
+
+
+@pytest.fixture(autouse=True, params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Torch has as many afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    assert torch.get_num_threads() == request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(5, 7, 3), (0, 7, 3), (5, 0, 3), (200, 64, 48)])
+def test_products_are_numpys(shape: tuple[int, int, int], dtype: str) -> None:
+    i, k, j = shape
+    a, b = normal(i, k, dtype=dtype), normal(k, j, dtype=dtype)
+    found = matmul(a, b)
+    assert found.dtype == dtype and found.flags.writeable
+    numpy.testing.assert_allclose(found, a @ b, rtol=0, atol=1e-4)
+    numpy.testing.assert_allclose(matmul(b.T, a.T), found.T, rtol=0, atol=1e-4)
+    assert dot(a, 2 * a) == pytest.approx(2 * (a * a).sum(), rel=1e-5)
+    assert norm(a.T) == pytest.approx(numpy.linalg.norm(a), rel=1e-5)
+
+
+def test_an_error_leaves_the_threads_alone() -> None:
+    with pytest.raises(RuntimeError):
+        matmul(normal(2, 3), normal(2, 3))
+
+
+@pytest.mark.parametrize("trans1", [False, True])
+@pytest.mark.parametrize("trans2", [False, True])
+def test_gemm_is_thincs(trans1: bool, trans2: bool) -> None:
+    x, y = normal(4, 4), normal(4, 4)
+    expected = NumpyOps().gemm(x, y, trans1=trans1, trans2=trans2)
+    found = ONE_CORE.gemm(x, y, trans1=trans1, trans2=trans2)
+    numpy.testing.assert_allclose(found, expected, atol=1e-5)
+    out = numpy.empty_like(found)
+    assert ONE_CORE.gemm(x, y, out=out, trans1=trans1, trans2=trans2) is out
+    numpy.testing.assert_array_equal(out, found)
+
+
+def test_layers_are_thincs() -> None:
+    """Weights too, so that pipelines which were saved with either can be loaded."""
+
+    def build() -> Model:
+        return chain(Maxout(6, 7, nP=2), Linear(3, 6, init_W=glorot_uniform_init))
+
+    plain, ours = build().initialize(), build().initialize()
+    use_one_core(ours)
+    assert {node.ops for node in ours.walk()} == {ONE_CORE}
+    ours.from_bytes(plain.to_bytes())
+    x, d_y = normal(24, 7), normal(24, 3)
+    (y, backprop), (expected, backprop_plain) = (model(x, is_train=True) for model in (ours, plain))
+    numpy.testing.assert_allclose(y, expected, atol=1e-5)
+    numpy.testing.assert_allclose(backprop(d_y), backprop_plain(d_y), atol=1e-5)
+    for mine, theirs in zip(ours.walk(), plain.walk(), strict=True):
+        for name in theirs.grad_names:
+            numpy.testing.assert_allclose(mine.get_grad(name), theirs.get_grad(name), atol=1e-4)
+
+
+def test_heads_compute_so(make_nlp: Any) -> None:
+    nlp: Language = make_nlp("tagger", "ner", "textcat")
+    for name in ("tagger", "ner", "textcat"):
+        pipe: Any = nlp.get_pipe(name)
+        assert {type(node.ops) for node in pipe.model.walk()} == {type(ONE_CORE)}
+
+
+def test_other_ops_are_left_alone() -> None:
+    class OtherOps(NumpyOps):
+        """As for another kind of machine."""
+
+    model = Linear(2, 3)
+    model.ops = OtherOps()
+    use_one_core(model)
+    assert type(model.ops) is OtherOps
