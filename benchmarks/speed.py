@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from itertools import chain, cycle, islice
 from multiprocessing import get_context
@@ -354,37 +355,23 @@ def load_stock(
 
 def load_bare(args: argparse.Namespace, precision: str) -> Any:
     """The encoder alone, as fast as it goes: from text to hidden states, without docs or heads."""
-    import numpy
     import torch
 
-    from spacy_mtl.encoder.model import get_batches, get_kernels, to_device, to_mask
-    from spacy_mtl.encoder.precision import get_dtype
+    from spacy_mtl.encoder.ahead import WORKERS, run_at_once
+    from spacy_mtl.encoder.model import encode, get_batches, share
     from spacy_mtl.encoder.wordpieces import Wordpieces, cut, offsets, tokenize
 
     model = load_ours(args, precision).get_pipe("transformer").model
-    device = model.transformer.device
-    weights = model.layers[0].shims[0].for_prediction
-    module = weights.get(model.transformer, get_dtype(precision, device))
-    kernels, n_special, none = get_kernels(model), sum(map(len, model.special_ids)), offsets([])
+    n_threads, none = WORKERS if args.device == "cpu" else 1, offsets([])
 
     def run(texts: Texts) -> float:
         start = time.perf_counter()
         strings = ["".join(w + " " * s for w, s in zip(*text, strict=True)) for text in texts]
         lengths, ids, _, _ = tokenize(model.tokenizer, strings)
         pieces = Wordpieces(ids, cut(lengths, 200), none, none)
-        with torch.inference_mode(), kernels:
-            for batch, length in get_batches(model, pieces):
-                sizes = pieces.lengths[batch] + n_special
-                rows = numpy.ones((len(batch), length), dtype="int64")
-                for row, s in zip(rows, batch.tolist(), strict=True):
-                    found = ids[pieces.bounds[s] : pieces.bounds[s + 1]]
-                    row[: len(found)] = found
-                mask = (numpy.arange(length) < sizes[:, None]).astype("int64")
-                module(
-                    input_ids=to_device(rows, device),
-                    attention_mask=None if mask.all() else to_mask(mask, device),
-                )
-        if device.type == "cuda":
+        batches = share(get_batches(model, pieces, n_threads), n_threads)
+        run_at_once([partial(encode, model, pieces, part, (), None) for part in batches])
+        if args.device == "cuda":
             torch.cuda.synchronize()
         return sum(len(words) for words, _ in texts) / (time.perf_counter() - start)
 

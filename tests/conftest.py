@@ -25,6 +25,9 @@ from tokenizers import (
 )
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
+from spacy_mtl.encoder import model as encoder_model
+from spacy_mtl.encoder.levels import EncoderPass
+
 settings.register_profile("busy", deadline=None)  # machines that test have other things to do
 settings.load_profile("busy")
 
@@ -135,6 +138,26 @@ def build_encoder(family: str, folder: Path, dropout: float = 0.0) -> Path:
     AutoModel.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def watch_encoder(monkeypatch: pytest.MonkeyPatch) -> list[Doc]:
+    """RETURNS (List[Doc]): Gets the docs that are encoded from now on, as often as they are."""
+    seen: list[Doc] = []
+    get_wordpieces = encoder_model.get_wordpieces
+
+    def watched(docs: list[Doc], *args: Any) -> Any:
+        seen.extend(docs)
+        return get_wordpieces(docs, *args)
+
+    monkeypatch.setattr(encoder_model, "get_wordpieces", watched)
+    return seen
+
+
+def make_pass(features: torch.Tensor, module: torch.nn.Module) -> EncoderPass:
+    """As if each row were a wordpiece, and each wordpiece a token."""
+    hidden = features.detach().requires_grad_()
+    part = [(torch.arange(len(features)), features)]
+    return EncoderPass(hidden * 1, hidden, [part], module, [])
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
-"""Work done in threads, ahead of those who wait for it."""
+"""Work shared by threads, and done ahead of those who wait for it."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Barrier
@@ -11,24 +11,34 @@ from typing import TypeVar
 import torch
 from thinc.api import set_active_gpu
 
+WORKERS = 2  # threads that encode on a CPU, each with its share of the cores
+
 In = TypeVar("In")
+Part = TypeVar("Part")
 Out = TypeVar("Out")
+Split = Callable[[In, int], tuple[Sequence[Callable[[], Part]], Callable[[list[Part]], Out]]]
+
+
+def run_at_once(jobs: Sequence[Callable[[], Part]]) -> list[Part]:
+    """RETURNS (List): What each job has returned. Each runs in a thread of its own."""
+    if len(jobs) == 1:
+        return [jobs[0]()]
+    with share_threads(len(jobs)) as pool:
+        return [future.result() for future in [pool.submit(job) for job in jobs]]
 
 
 def run_ahead(
-    function: Callable[[In], Out],
-    inputs: Iterable[In],
-    workers: int,
-    is_large: Callable[[In], bool],
+    split: Split[In, Part, Out], inputs: Iterable[In], workers: int, is_large: Callable[[In], bool]
 ) -> Iterator[tuple[In, Callable[[], Out]]]:
-    """Call a function on inputs while the reader is still busy with those before: what runs in
-    one thread, as heads do, would leave the other cores, or a GPU, idle.
+    """Work on inputs while the reader is still busy with those before: what runs in one thread, as
+    heads do, would leave the other cores, or a GPU, idle.
 
-    function (Callable): What to call, for large inputs in a thread of its own.
+    split (Callable): Takes an input and for how many threads there should be work. Returns the jobs
+        for these, and what makes the result of what the jobs have returned.
     inputs (Iterable): Read in the reader's thread, up to `workers` ahead while they are large. So
         whoever feeds a live stream in small portions gets each answer before the next is read.
-    workers (int): How many calls at a time. Without a thread of torch's for each, all runs in the
-        reader's thread.
+    workers (int): How many threads. Without a thread of torch's for each, all runs in the reader's
+        thread.
     is_large (Callable): Whether an input is worth it.
     YIELDS (Tuple[In, Callable[[], Out]]): Each input, in order, and what returns its result or
         raises its error.
@@ -38,14 +48,31 @@ def run_ahead(
     with ExitStack() as stack:
         pool = None
         for item in inputs:
-            n_ahead, get = 0, partial(function, item)
+            n_ahead, get = 0, partial(run, split, item)
             if has_threads and is_large(item):
                 pool = pool or stack.enter_context(share_threads(workers))
-                n_ahead, get = workers, pool.submit(function, item).result
+                n_ahead, get = workers, begin(split, item, workers, pool)
             running.append((item, get))
             while len(running) > n_ahead:
                 yield running.popleft()
         yield from running
+
+
+def run(split: Split[In, Part, Out], item: In) -> Out:
+    jobs, join = split(item, 1)
+    return join([job() for job in jobs])
+
+
+def begin(split: Split[In, Part, Out], item: In, workers: int, pool: Executor) -> Callable[[], Out]:
+    """RETURNS (Callable): Waits for the result, or raises any error there was on the way to it."""
+    try:
+        jobs, join = split(item, workers)
+    except Exception as err:
+        failed: Future[Out] = Future()
+        failed.set_exception(err)
+        return failed.result
+    futures = [pool.submit(job) for job in jobs]
+    return lambda: join([future.result() for future in futures])
 
 
 @contextmanager
@@ -57,7 +84,7 @@ def share_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
 
     def start() -> None:
         torch.get_num_threads()  # asked for the first time in a thread, it takes over the default
-        torch.set_num_threads(n_threads // workers)
+        torch.set_num_threads(max(1, n_threads // workers))
         if gpu is not None:
             set_active_gpu(gpu)  # each thread has its own
 

@@ -6,9 +6,9 @@ computes attention with dropout by a slow path, and draws dropout one number at 
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import cache
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache, partial
 from threading import Lock
 from typing import Any
 
@@ -24,87 +24,40 @@ FORBIDDEN = -1e30  # of attention, so low that exp is 0
 SHORT = 48  # wordpieces; below, torch's fused attention is the faster one
 
 
-class CpuKernels(TorchFunctionMode):
-    """While active, the linear layers, embeddings, attention and dropout of any encoder go the
-    fastest way.
+class Kernels(TorchFunctionMode):
+    """While active in a thread, functions of torch's are computed in other ways.
 
-    packed (Dict[int, torch.Tensor]): For predictions, by the id of each linear layer's weights, the
-        same in the order in which the CPU wants to read them. Whoever changes a weight must clear
-        this.
+    ways (Dict[Callable, Callable]): What to call in place of each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ways: dict[Any, Callable]) -> None:
         super().__init__()
-        self.packed: dict[int, torch.Tensor] = {}
-        self.before_gelu: set[int] = set()  # ids of the weights of layers that a gelu follows
-        self.ids: Any = torch.zeros(0, dtype=torch.int64)  # of the pass that is learnt from
-        self.tables: dict[int, torch.Tensor] = {}  # embeddings of these, by the id of all
-        self.cast: tuple[Any, Any] = (None, None)  # what was last cast for a layer, and to what
-        self.ways: dict[Any, Callable] = {
-            functional.linear: self.linear,
-            functional.gelu: self.gelu,
-            functional.embedding: self.embedding,
-            functional.scaled_dot_product_attention: attention,
-            functional.dropout: dropout,
-        }
+        self.ways = ways
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return self.ways.get(func, func)(*args, **kwargs or {})
 
-    @contextmanager
-    def learn_from(self, ids: Any) -> Iterator[None]:
-        """Make ready for the batches of one training pass.
 
-        ids (Ints1d): All vocabulary ids in it.
-        """
-        self.ids = torch.from_numpy(numpy.unique(ids))
-        try:
-            with self:
-                yield
-        finally:  # the pass's graph goes with its rows
-            self.ids, self.cast = self.ids[:0], (None, None)
-            self.tables.clear()
+class PredictionKernels(Kernels):
+    """The linear layers and the attention of any encoder, in predictions. Any number of threads may
+    be in it.
 
-    def embedding(
-        self, ids: Any, weight: Any, padding_idx: int | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Look ids up among those of the pass, so that the gradient for a whole vocabulary is made
-        once and not for each batch.
-        """
-        if torch.is_grad_enabled() and is_kept(weight) and 0 < 2 * len(self.ids) < len(weight):
-            places = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
-            if torch.equal(self.ids[places], ids):
-                if id(weight) not in self.tables:
-                    self.tables[id(weight)] = functional.embedding(
-                        self.ids, weight, padding_idx, *args, **kwargs
-                    )
-                return functional.embedding(places, self.tables[id(weight)])
-        return functional.embedding(ids, weight, padding_idx, *args, **kwargs)
+    packed (Dict[int, torch.Tensor]): By the id of each linear layer's weights, the same in the
+        order in which the CPU wants to read them. Whoever changes a weight must clear this.
+    """
 
-    def linear(self, x: Any, weight: Any, bias: Any = None) -> Any:
-        if torch.is_grad_enabled():
-            if torch.is_autocast_enabled("cpu"):
-                # Queries, keys and values read the same rows: one cast, and one of the gradient.
-                if x is not self.cast[0]:
-                    self.cast = x, x.to(torch.get_autocast_dtype("cpu"))
-                x = self.cast[1]
-            elif x.dtype == torch.float32 and one_dnn_pays():
-                return linear_one_dnn(x, weight, bias)
-        elif is_kept(weight) and x.dtype == weight.dtype and x.numel() and packing_pays(x.dtype):
-            packed = self.packed.get(id(weight))
-            if packed is None:
-                packed = self.packed[id(weight)] = pack(weight, x.numel() // x.shape[-1])
-            if id(weight) not in self.before_gelu or x.dtype != torch.float32:
-                return linear_packed(x, packed, bias)
-            y = linear_packed(x, packed, bias, "gelu")
-            y.is_activated = True
-            return y
-        return functional.linear(x, weight, bias)
-
-    def gelu(self, x: Any, **kwargs: Any) -> Any:
-        return x if hasattr(x, "is_activated") else functional.gelu(x, **kwargs)
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                functional.linear: self.linear,
+                functional.gelu: self.gelu,
+                functional.scaled_dot_product_attention: attention,
+            }
+        )
+        self.packed: dict[int, torch.Tensor] = {}
+        self.before_gelu: set[int] = set()  # ids of the weights of layers that a gelu follows
 
     def start(self, module: Any) -> None:
         """Make ready for predictions with other weights."""
@@ -116,6 +69,81 @@ class CpuKernels(TorchFunctionMode):
             and isinstance(part.intermediate_act_fn, GELUActivation)
             and part.intermediate_act_fn.act is functional.gelu
         }
+
+    def linear(self, x: Any, weight: Any, bias: Any = None) -> Any:
+        fits = is_kept(weight) and x.dtype == weight.dtype and x.numel()
+        if not (fits and packing_pays(x.dtype)):
+            return functional.linear(x, weight, bias)
+        packed = self.packed.get(id(weight))
+        if packed is None:
+            packed = self.packed[id(weight)] = pack(weight, x.numel() // x.shape[-1])
+        if id(weight) not in self.before_gelu or x.dtype != torch.float32:
+            return linear_packed(x, packed, bias)
+        y = linear_packed(x, packed, bias, "gelu")
+        y.is_activated = True
+        return y
+
+    def gelu(self, x: Any, **kwargs: Any) -> Any:
+        return x if hasattr(x, "is_activated") else functional.gelu(x, **kwargs)
+
+
+class TrainingKernels(Kernels):
+    """The linear layers, embeddings, attention and dropout of any encoder, while it learns from one
+    pass. For one thread.
+
+    ids (Ints1d): All vocabulary ids of the pass.
+    seed (int): Of its dropout.
+    """
+
+    def __init__(self, ids: Any, seed: int) -> None:
+        self.random = torch.Generator().manual_seed(seed)
+        drop = partial(dropout, generator=self.random)
+        super().__init__(
+            {
+                functional.linear: self.linear,
+                functional.embedding: self.embedding,
+                functional.scaled_dot_product_attention: partial(attention, drop=drop),
+                functional.dropout: drop,
+            }
+        )
+        self.ids: Any = torch.from_numpy(numpy.unique(ids))
+        self.tables: dict[int, torch.Tensor] = {}  # embeddings of these, by the id of all
+        self.cast: tuple[Any, Any] = (None, None)  # what was last cast for a layer, and to what
+        self.weights: dict[int, torch.Tensor] = {}  # in bfloat16, by the id of what they are
+
+    def embedding(
+        self, ids: Any, weight: Any, padding_idx: int | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Look ids up among those of the pass, so that the gradient for a whole vocabulary is made
+        once and not for each batch.
+        """
+        if is_kept(weight) and 0 < 2 * len(self.ids) < len(weight):
+            places = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
+            if torch.equal(self.ids[places], ids):
+                if id(weight) not in self.tables:
+                    self.tables[id(weight)] = functional.embedding(
+                        self.ids, weight, padding_idx, *args, **kwargs
+                    )
+                return functional.embedding(places, self.tables[id(weight)])
+        return functional.embedding(ids, weight, padding_idx, *args, **kwargs)
+
+    def linear(self, x: Any, weight: Any, bias: Any = None) -> Any:
+        if torch.is_autocast_enabled("cpu"):
+            # Queries, keys and values read the same rows: one cast, and one of the gradient.
+            if x is not self.cast[0]:
+                self.cast = x, x.to(torch.get_autocast_dtype("cpu"))
+            x, weight, bias = self.cast[1], self.cast_weight(weight), self.cast_weight(bias)
+        return functional.linear(x, weight, bias)
+
+    def cast_weight(self, weight: Any) -> Any:
+        """Cast once for all batches. Autocast would do that for all threads together, so that sums
+        depended on which is faster.
+        """
+        if not is_kept(weight):
+            return weight
+        if id(weight) not in self.weights:
+            self.weights[id(weight)] = weight.to(torch.get_autocast_dtype("cpu"))
+        return self.weights[id(weight)]
 
 
 class KnownMask(torch.Tensor):
@@ -141,6 +169,26 @@ def gpu_attention() -> Any:
     )
 
 
+def dropout(
+    x: Any,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    generator: torch.Generator | None = None,
+) -> Any:
+    """Dropout with fifteen random bits per value. All in integers, which is several times as fast
+    as by way of booleans.
+    """
+    if not training or not 0 < p < 1:
+        return functional.dropout(x, p, training)
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64)
+    bits.random_(-(2**63), None, generator=generator)
+    kept = bits.view(torch.int16)[: x.numel()].view(x.shape).bitwise_right_shift_(1)
+    kept = kept.sub_(round((1 - p) * 2**15) - 2**14).bitwise_right_shift_(15)  # all ones or zeros
+    one = kept.bitwise_and_(0x3F80).view(torch.bfloat16)  # its bits in bfloat16
+    return x * one.to(x.dtype).mul_(1 / (1 - p))
+
+
 def attention(
     query: Any,
     key: Any,
@@ -148,6 +196,7 @@ def attention(
     attn_mask: Any = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    drop: Callable = dropout,
     **kwargs: Any,
 ) -> Any:
     """Attention by products of matrices: faster than torch's where it would not fuse them, as with
@@ -155,13 +204,15 @@ def attention(
 
     query, key, value (torch.Tensor): B x H x L x D; the value may have another D. Whatever else
         torch accepts goes to torch.
+    drop (Callable): `dropout`, or what draws from another generator.
     """
     is_bfloat16 = query.dtype == torch.bfloat16
-    slow = dropout_p > 0 or is_bfloat16 or (not torch.is_grad_enabled() and one_dnn_pays())
+    slow = dropout_p > 0 or is_bfloat16 or one_dnn_pays()
     plain = query.ndim == 4 and all(
         x.shape[:2] == query.shape[:2] and x.dtype == query.dtype for x in (key, value)
     )
-    if is_causal or kwargs or not (slow and plain) or query.shape[-2] < SHORT:
+    short = query.shape[-2] < SHORT and not torch.is_grad_enabled()
+    if is_causal or kwargs or short or not (slow and plain):
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, **kwargs
         )
@@ -178,7 +229,7 @@ def attention(
             else:
                 shaped = shaped + attn_mask.to(scores.dtype)
             scores = shaped.flatten(0, 1)
-        return (dropout(scores.softmax(-1), dropout_p) @ v).unflatten(0, query.shape[:2])
+        return (drop(scores.softmax(-1), dropout_p) @ v).unflatten(0, query.shape[:2])
 
 
 def attention_in_parts(query: Any, key: Any, value: Any, mask: Any) -> Any:
@@ -204,52 +255,6 @@ def attention_in_parts(query: Any, key: Any, value: Any, mask: Any) -> Any:
             weights = scores.copy_(weights)
         result[part] = torch.bmm(weights, v).unflatten(0, (-1, n_heads))
     return result
-
-
-def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    """Dropout with fifteen random bits per value, from torch's generator. All in integers, which
-    is several times as fast as by way of booleans.
-    """
-    if not training or not 0 < p < 1:
-        return functional.dropout(x, p, training)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = bits.view(torch.int16)[: x.numel()].view(x.shape).bitwise_right_shift_(1)
-    kept = kept.sub_(round((1 - p) * 2**15) - 2**14).bitwise_right_shift_(15)  # all ones or zeros
-    one = kept.bitwise_and_(0x3F80).view(torch.bfloat16)  # its bits in bfloat16
-    return x * one.to(x.dtype).mul_(1 / (1 - p))
-
-
-def linear_one_dnn(x: Any, weight: Any, bias: Any = None) -> Any:
-    # A view from inside the autograd function could not be changed in place, as DeBERTa does.
-    rows = OneDnnLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
-    return rows.view(*x.shape[:-1], len(weight))
-
-
-class OneDnnLinear(torch.autograd.Function):
-    """A linear layer in float32 whose products oneDNN computes, forward and backward.
-
-    x (torch.Tensor): N x I.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> Any:  # type: ignore[override]
-        ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
-        with one_dnn:
-            return functional.linear(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, d_y: Any) -> Any:  # type: ignore[override]
-        x, weight = ctx.saved_tensors
-        d_x = d_weight = d_bias = None
-        with one_dnn:
-            if ctx.needs_input_grad[0]:
-                d_x = d_y @ weight
-            if ctx.needs_input_grad[1]:
-                d_weight = d_y.T @ x
-        if ctx.has_bias and ctx.needs_input_grad[2]:
-            d_bias = d_y.sum(0)
-        return d_x, d_weight, d_bias
 
 
 class OneDnn:
@@ -278,6 +283,13 @@ class OneDnn:
 
 
 one_dnn = OneDnn()
+
+
+def training_products() -> Any:
+    """RETURNS (ContextManager): Products of float32 matrices as fast as they can be exact. For the
+    whole of a pass: were it for single products, others would come into it by chance.
+    """
+    return one_dnn if one_dnn_pays() else nullcontext()
 
 
 def is_kept(weight: Any) -> bool:

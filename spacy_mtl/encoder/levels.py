@@ -1,6 +1,8 @@
 """The backward of a forward pass, as a whole or down to a part of the encoder."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from spacy.tokens import Doc
@@ -8,24 +10,48 @@ from thinc.api import xp2torch
 
 from ..errors import Errors
 from ..types import Floats2d
+from .ahead import run_at_once
+from .kernels import training_products
 
 LEVELS = ("features", "last_layer", "params")
+Part = list[tuple[torch.Tensor, torch.Tensor]]  # rows of `hidden`, and the states that fill them
 
 
 class EncoderPass:
     """Takes gradients from the token matrix back into the encoder.
 
     matrix (torch.Tensor): The pass's output, N x H, or N x K * H with K layers.
+    hidden (torch.Tensor): What it was made of, the states of W wordpieces, W x H or W x K * H.
+    parts (Sequence[Part]): How the encoder has made these, one part for each thread.
     module (torch.nn.Module): The encoder.
     docs (Sequence[Doc]): What it has read.
     """
 
-    def __init__(self, matrix: torch.Tensor, module: torch.nn.Module, docs: Sequence[Doc]) -> None:
-        self.matrix, self.module, self.docs = matrix, module, list(docs)
+    def __init__(
+        self,
+        matrix: torch.Tensor,
+        hidden: torch.Tensor,
+        parts: Sequence[Part],
+        module: torch.nn.Module,
+        docs: Sequence[Doc],
+    ) -> None:
+        self.matrix, self.hidden, self.parts = matrix, hidden, parts
+        self.module, self.docs = module, list(docs)
 
     def __call__(self, d_matrix: Floats2d) -> list[Doc]:
         """Add to the gradients of all weights, once for each pass."""
-        torch.autograd.backward(self.matrix, grad_tensors=self._to_torch(d_matrix))
+        weights = [p for p in self.module.parameters() if p.requires_grad]
+        first, *others = self._split(self._to_torch(d_matrix))
+        jobs: list[Any] = [partial(add_gradients, *first)]
+        # Were all added as they come, the sums would differ from run to run.
+        jobs += [partial(get_gradients, *part, weights) for part in others]
+        _, *found = run_at_once(jobs)
+        for gradients in found:
+            for weight, gradient in zip(weights, gradients, strict=True):
+                if gradient is not None and weight.grad is not None:
+                    weight.grad += gradient
+                elif gradient is not None:
+                    weight.grad = gradient.clone(memory_format=torch.contiguous_format)
         return self.docs
 
     def pull(self, d_matrix: Floats2d, level: str) -> torch.Tensor:
@@ -40,18 +66,37 @@ class EncoderPass:
         gradient = self._to_torch(d_matrix)
         if level == "features":
             return gradient.flatten()
-        found = torch.autograd.grad(
-            self.matrix,
-            get_weights(self.module, level),
-            gradient,
-            retain_graph=True,
-            allow_unused=True,  # a pooler's
-            materialize_grads=True,
-        )
-        return torch.cat([gradient.flatten() for gradient in found])
+        weights = get_weights(self.module, level)
+        pull = partial(get_gradients, weights=weights, retain_graph=True, materialize_grads=True)
+        found = run_at_once([partial(pull, *part) for part in self._split(gradient)])
+        rows = [torch.cat([gradient.flatten() for gradient in part]) for part in found]
+        return torch.stack(rows).sum(0) if len(rows) > 1 else rows[0]
+
+    def _split(self, d_matrix: torch.Tensor) -> list[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+        """RETURNS (List[Tuple[List[torch.Tensor], List[torch.Tensor]]]): For each part its states
+        and their gradients.
+        """
+        (d_hidden,) = torch.autograd.grad(self.matrix, self.hidden, d_matrix, retain_graph=True)
+        return [
+            ([states for _, states in part], [d_hidden.index_select(0, rows) for rows, _ in part])
+            for part in self.parts
+            if part
+        ]
 
     def _to_torch(self, d_matrix: Floats2d) -> torch.Tensor:
         return xp2torch(d_matrix, device=self.matrix.device)
+
+
+def add_gradients(states: Any, d_states: Any) -> None:
+    with training_products():
+        torch.autograd.backward(states, d_states)
+
+
+def get_gradients(states: Any, d_states: Any, weights: Any, **options: Any) -> Any:
+    """RETURNS (Tuple[Optional[torch.Tensor]]): The gradient of each weight."""
+    with training_products():
+        # Some have none, such as a pooler's.
+        return torch.autograd.grad(states, weights, d_states, allow_unused=True, **options)
 
 
 def get_weights(module: torch.nn.Module, level: str) -> list[torch.nn.Parameter]:

@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,20 @@ from thinc.api import Model, torch2xp
 from ..errors import Errors, Warnings
 from ..pretrained import load_pretrained
 from ..types import Ints1d, Ints2d
-from .kernels import KnownMask, gpu_attention
+from .ahead import WORKERS, run_at_once
+from .kernels import KnownMask, TrainingKernels, gpu_attention, training_products
 from .layers import get_numbers
-from .levels import EncoderPass
+from .levels import EncoderPass, Part
 from .lora import LoRA
 from .matrix import TokenMatrix
 from .precision import Precision, get_dtype
 from .shim import EncoderShim
 from .wordpieces import Wordpieces, batch_by_length, concat, get_backend, get_wordpieces
 
-LAUNCH = 4096  # wordpieces that a GPU reads in the time that a batch's kernels take to be launched
+EVEN = 2  # batches for each thread, at least
+# Wordpieces that are read in the time which a batch takes, however small: on a GPU, until its
+# kernels have been launched.
+SLACK = {"cpu": 32, "cuda": 4096}
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
 
 
@@ -209,51 +215,91 @@ def forward(
     model: SharedTransformer, docs: Sequence[Doc], is_train: bool
 ) -> tuple[TokenMatrix, EncoderPass]:
     """Encode all docs in as many forward passes as lengths ask for, and pool to tokens once."""
-    lengths = [len(doc) for doc in docs]
+    on_cpu = model.transformer.device.type == "cpu"
+    n_threads = min(WORKERS, torch.get_num_threads()) if on_cpu and is_train else 1
+    jobs, join = split(model, docs, n_threads, is_train)
+    return join(run_at_once(jobs))
+
+
+def split(
+    model: SharedTransformer, docs: Sequence[Doc], n_threads: int, is_train: bool = False
+) -> tuple[Sequence[Callable[[], Part]], Callable[[list[Part]], tuple[TokenMatrix, EncoderPass]]]:
+    """Prepare a pass over docs.
+
+    RETURNS (Tuple[List[Callable], Callable]): For each thread what encodes its batches, and for all
+        of them what makes the output of what these return.
+    """
+    shim: Any = model.layers[0].shims[0]
     if is_train:
-        shim: Any = model.layers[0].shims[0]
         shim.add_adapters()
     last = model.transformer.config.num_hidden_layers
     asked = get_numbers(model.attrs["layers"], last)
     layers = asked and tuple(sorted({*asked, last}))
-    with torch.inference_mode(not is_train), torch.set_grad_enabled(is_train):
-        if sum(lengths):
-            spans = model.attrs["get_spans"](docs)
-            pieces = get_wordpieces(docs, spans, model.tokenizer, model.max_length)
-            matrix = pool(encode(model, pieces, layers, is_train), pieces)
-        else:
-            width = model.get_dim("nO") * max(1, len(layers))
-            matrix = torch.zeros(0, width, device=model.transformer.device)
+    pieces = get_wordpieces(docs, model.attrs["get_spans"](docs), model.tokenizer, model.max_length)
+    jobs = []
+    for batches in share(get_batches(model, pieces, n_threads), n_threads):
+        # Each thread has random numbers of its own, so that it does not matter which is faster.
+        seed = int(torch.randint(2**62, ())) if is_train else None
+        jobs.append(partial(encode, model, pieces, batches, layers, seed))
+    return jobs, partial(join, model, docs, pieces, layers, is_train)
 
+
+def join(
+    model: SharedTransformer,
+    docs: Sequence[Doc],
+    pieces: Wordpieces,
+    layers: tuple[int, ...],
+    is_train: bool,
+    parts: list[Part],
+) -> tuple[TokenMatrix, EncoderPass]:
+    """Put the wordpieces of all batches in their places, and pool them to tokens."""
+    module = model.transformer
+    width = model.get_dim("nO") * max(1, len(layers))
+    with torch.inference_mode(not is_train), torch.set_grad_enabled(is_train):
+        hidden = torch.zeros(len(pieces.ids), width, device=module.device)
+        for rows, states in chain.from_iterable(parts):
+            hidden.index_copy_(0, rows, states.detach())
+        matrix = pool(hidden.requires_grad_(is_train), pieces)
     data: Any = torch2xp(matrix.detach())
-    return TokenMatrix(data, lengths, layers), EncoderPass(matrix, model.transformer, docs)
+    lengths = [len(doc) for doc in docs]
+    return TokenMatrix(data, lengths, layers), EncoderPass(matrix, hidden, parts, module, docs)
 
 
 def encode(
-    model: SharedTransformer, pieces: Wordpieces, layers: Sequence[int], is_train: bool
-) -> torch.Tensor:
-    """RETURNS (torch.Tensor): The last hidden state of every wordpiece, W x H, float32; or those of
-    K layers beside each other, W x K * H.
+    model: SharedTransformer,
+    pieces: Wordpieces,
+    batches: list[tuple[Ints1d, int]],
+    layers: Sequence[int],
+    seed: int | None,
+) -> Part:
+    """Read some of the batches.
+
+    seed (Optional[int]): Of the dropout in training, None in a prediction.
+    RETURNS (Part): For each batch, which of the W wordpieces it holds, and their last hidden
+        states, n x H, float32; or those of K layers beside each other, n x K * H.
     """
     shim: Any = model.layers[0].shims[0]
     module, device = model.transformer, model.transformer.device
     before, after = model.special_ids
     padding = model.tokenizer.pad_token_id or 0
     dtype = get_dtype(model.attrs["precision"], device)
-    if is_train:
-        # One context for all batches, so that the weights are converted once.
-        context: Any = torch.autocast(device.type, torch.bfloat16, dtype != torch.float32)
-        module.train()
+    contexts: list[Any] = [torch.inference_mode(seed is None)]
+    if seed is None:
+        module = shim.for_prediction.get(shim.adapted or module, dtype)
+        contexts += [shim.for_prediction.kernels]
     else:
-        context, module = nullcontext(), shim.for_prediction.get(shim.adapted or module, dtype)
-    kernels = get_kernels(model)
-    if is_train and device.type == "cpu":
-        kernels = kernels.learn_from([*pieces.ids, *before, *after, padding])
-    width = model.get_dim("nO") * max(1, len(layers))
-    hidden = torch.zeros(len(pieces.ids), width, device=device)
+        module.train()
+        is_half, on_gpu = dtype != torch.float32, device.type != "cpu"
+        autocast = torch.autocast(device.type, torch.bfloat16, is_half, cache_enabled=on_gpu)
+        kernels = TrainingKernels([*pieces.ids, *before, *after, padding], seed)
+        contexts += [torch.enable_grad(), autocast, training_products(), kernels]
+    if device.type != "cpu":
+        contexts[-1] = gpu_attention()
     options = {"output_hidden_states": True} if layers else {}
-    with context, kernels:
-        batches = get_batches(model, pieces)
+    part: Part = []
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
         while batches:
             batch, length = batches.pop()
             here = concat([numpy.arange(*pieces.bounds[s : s + 2]) for s in batch])
@@ -273,25 +319,36 @@ def encode(
                 batches += [(batch[:half], length), (batch[half:], length)]
                 continue
             found = states[to_device(numpy.flatnonzero(content), device)]
-            hidden.index_copy_(0, to_device(here, device), found.float())
-    return hidden
+            part.append((to_device(here, device), found.float()))
+    return part
 
 
-def get_kernels(model: SharedTransformer) -> Any:
-    """RETURNS (ContextManager): What computes parts of the encoder faster on its device."""
-    shim: Any = model.layers[0].shims[0]
-    on_cpu = model.transformer.device.type == "cpu"
-    return shim.for_prediction.kernels if on_cpu else gpu_attention()
-
-
-def get_batches(model: SharedTransformer, pieces: Wordpieces) -> list[tuple[Ints1d, int]]:
+def get_batches(
+    model: SharedTransformer, pieces: Wordpieces, n_threads: int = 1
+) -> list[tuple[Ints1d, int]]:
     """RETURNS (List[Tuple[Ints1d, int]]): The sequences of each forward pass, and the length to pad
-    them to, special tokens included.
+    them to, special tokens included. For several threads they are smaller, to come out even.
     """
     n_special = sum(map(len, model.special_ids))
-    slack = 0 if model.transformer.device.type == "cpu" else LAUNCH
     lengths, limit = pieces.lengths + n_special, model.max_length + n_special
-    return list(batch_by_length(lengths, model.attrs["max_batch_items"], limit, slack))
+    budget, device = model.attrs["max_batch_items"], model.transformer.device.type
+    if n_threads > 1:
+        budget = min(budget, int(lengths.sum()) // (EVEN * n_threads))
+    slack = SLACK.get(device, SLACK["cuda"])
+    return list(batch_by_length(lengths, budget, limit, slack, few_shapes=device == "cpu"))
+
+
+def share(batches: list[tuple[Ints1d, int]], n: int) -> list[list[tuple[Ints1d, int]]]:
+    """RETURNS (List[List[Tuple[Ints1d, int]]]): The batches for each of n threads: from the largest
+    on, each goes to the one that has the least to do.
+    """
+    shares: list[list[tuple[Ints1d, int]]] = [[] for _ in range(n)]
+    sizes = [0] * n
+    for batch, length in sorted(batches, key=lambda batch: -len(batch[0]) * batch[1]):
+        least = sizes.index(min(sizes))
+        shares[least].append((batch, length))
+        sizes[least] += len(batch) * length
+    return shares
 
 
 def join_states(output: Any, layers: Sequence[int]) -> torch.Tensor:

@@ -22,16 +22,16 @@ from spacy_transformers.layers import TransformerListener, TransformerModel
 from thinc.api import Model, NumpyOps, Optimizer, get_array_module, set_dropout_rate
 
 from ..errors import Errors, Warnings
-from .ahead import run_ahead
+from ..products import dot
+from .ahead import WORKERS, run_ahead
 from .hub import Balancer, GradientHub, TaskBatch
 from .layers import get_numbers
 from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
-from .model import SharedTransformer
+from .model import SharedTransformer, split
 from .tok2vec import replace_listener, replace_listener_cfg
 
-BUFFER = 6144  # tokens encoded together: enough to group by length, few enough for two threads
+BUFFER = 8192  # tokens encoded together: enough to group by length, few enough for two threads
 GPU_BUFFER = 32768  # the same on a GPU, where larger batches are faster
-WORKERS = 2  # threads that encode on a CPU, ahead of the heads, each with its share of the cores
 STREAK = 20  # broken batches of a task in a row that stop the training
 COUNTS = ("updates", "skipped")
 MEANS = ("loss", "weight", "grad_norm")
@@ -171,22 +171,23 @@ class SharedEncoder(Transformer):
 
         stream (Iterable[Doc]): The docs.
         batch_size (int): How many to encode together, if they are short: no more are taken once
-            they have 6,144 tokens, on a GPU 32,768, so that long docs need no more memory. With at
-            least 3,072 tokens, the next batch is encoded ahead in a thread, on a CPU the next two.
+            they have 8,192 tokens, on a GPU 32,768, so that long docs need no more memory. With at
+            least 4,096 tokens threads encode the next batch ahead, on a CPU the next two.
         YIELDS (Doc): The docs in order.
         """
         error_handler = self.get_error_handler()
         self._limit_threads()
         workers = WORKERS if isinstance(self.model.ops, NumpyOps) else 1
 
-        def encode(group: tuple[list[Doc], list[Doc]]) -> TokenMatrix | None:
-            return self.predict(group[1]) if group[1] else None
+        def split_group(group: tuple[list[Doc], list[Doc]], n_threads: int) -> Any:
+            self._ask_for_layers()
+            return split(self.model, group[1], n_threads)
 
         groups = self._group(buffer(stream, batch_size, self.buffer_size))
-        for (docs, todo), get in run_ahead(encode, groups, workers, is_large):
+        for (docs, todo), get in run_ahead(split_group, groups, workers, is_large):
             try:
-                matrix = get()
-                if matrix is not None:
+                matrix, _ = get()
+                if todo:
                     self.set_annotations(todo, matrix)
                 yield from docs
             except Exception as err:
@@ -483,7 +484,7 @@ def get_cosines(batch: TaskBatch) -> dict[str, float]:
         return {}
     xp = get_array_module(batch.gradients[active[0]])
     # All at once from a GPU.
-    products = xp.stack([xp.vdot(batch.gradients[a], batch.gradients[b]) for a, b in pairs])
+    products = xp.stack([dot(batch.gradients[a], batch.gradients[b]) for a, b in pairs])
     return {
         f"{a}|{b}": max(-1.0, min(1.0, product / (batch.norms[a] * batch.norms[b])))
         for (a, b), product in zip(pairs, products.tolist(), strict=True)

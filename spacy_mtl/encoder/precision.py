@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import Errors
-from .kernels import CpuKernels
+from .kernels import PredictionKernels
 from .lora import merge
 
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -41,11 +41,11 @@ class PredictionWeights:
     """The encoder as predictions read it: in their precision, and laid out for this CPU. Made when
     first asked for, and again when the weights have changed. Copies and pickles of it are empty.
 
-    kernels (CpuKernels): Holds what belongs to the current module.
+    kernels (PredictionKernels): Holds what belongs to the current module.
     """
 
     def __init__(self) -> None:
-        self.kernels = CpuKernels()
+        self.kernels = PredictionKernels()
         self._module: Any = None
         self._state: Any = None
         self._lock = Lock()  # two threads may ask at once

@@ -129,17 +129,16 @@ def cut(lengths: Ints1d, max_length: int) -> Ints1d:
 
 
 def batch_by_length(
-    lengths: Ints1d, budget: int, limit: int, slack: int = 0
+    lengths: Ints1d, budget: int, limit: int, slack: int = 0, few_shapes: bool = True
 ) -> Iterator[tuple[Ints1d, int]]:
     """Group sequences of nearly the same length, so that little is spent on padding.
-
-    Without slack the batches come in few shapes: a CPU's library compiles code for each, and keeps
-    it.
 
     lengths (Ints1d): Wordpieces per sequence, special tokens included.
     budget (int): Wordpieces per batch, padding included. A longer sequence is alone.
     limit (int): The longest sequence that the encoder can read.
     slack (int): Wordpieces of padding that are cheaper than another batch.
+    few_shapes (bool): Whether numbers of sequences are rounded down: a CPU's library compiles code
+        for each shape, and keeps it.
     YIELDS (Tuple[Ints1d, int]): Indices of the sequences of a batch, shortest first, and the
         length to pad them to.
     """
@@ -159,7 +158,7 @@ def batch_by_length(
         end = start + 1
         while end < len(order) and fits(start, end + 1):
             end += 1
-        if not slack:
+        if few_shapes:
             end -= (end - start) % step_of(end - start)
         yield order[start:end], int(padded[end - 1])
         start = end

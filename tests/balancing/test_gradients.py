@@ -10,7 +10,7 @@ import pytest
 import spacy
 import torch
 import torchjd._mixins
-from conftest import encoder_gradient, encoder_module, make_examples
+from conftest import encoder_gradient, encoder_module, make_examples, make_pass
 from spacy.util import registry
 from torch.nn import Linear, Sequential, Tanh
 from torchjd import aggregation
@@ -19,7 +19,7 @@ from torchjd.autojac import jac_to_grad, mtl_backward
 from spacy_mtl.balancing.base import ScalarBalancer
 from spacy_mtl.balancing.gradients import CHUNK, get_gramian, get_scale
 from spacy_mtl.encoder.hub import TaskBatch
-from spacy_mtl.encoder.levels import LEVELS, EncoderPass
+from spacy_mtl.encoder.levels import LEVELS
 
 TASKS = ("ner", "tagger", "textcat")
 METHODS = (
@@ -75,7 +75,7 @@ def make_batch(seed: int, n_tasks: int = 3) -> tuple[Sequential, TaskBatch]:
     batch = TaskBatch(
         {name: loss.item() for name, loss in zip(names, losses, strict=True)},
         dict(zip(names, slots, strict=True)),
-        EncoderPass(features, encoder, []).pull,
+        make_pass(features, encoder).pull,
     )
     return encoder, batch
 

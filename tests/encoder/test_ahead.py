@@ -1,16 +1,23 @@
 """Results in order, errors where they belong, and torch's threads as they were."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
-from spacy_mtl.encoder.ahead import run_ahead
+from spacy_mtl.encoder.ahead import run_ahead, run_at_once
 
 
 def always(item: int) -> bool:
     return True
+
+
+def whole(function: Callable) -> Callable:
+    """All in one job, whatever the number of threads."""
+    return lambda item, n: ([partial(function, item)], lambda found: found[0])
 
 
 @pytest.fixture(params=[1, 2, 4])
@@ -24,19 +31,54 @@ def n_threads(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("n", [0, 1, 2, 7])
 def test_results_come_in_order(n_threads: int, workers: int, n: int) -> None:
-    found = [(item, get()) for item, get in run_ahead(lambda x: x * x, range(n), workers, always)]
+    found = [
+        (item, get()) for item, get in run_ahead(whole(lambda x: x * x), range(n), workers, always)
+    ]
     assert found == [(i, i * i) for i in range(n)]
     assert torch.get_num_threads() == n_threads
 
 
-def test_an_error_is_raised_for_its_own_input(n_threads: int) -> None:
+def fail_at_once(item: int, n: int) -> Any:
+    result = 6 // item
+    return [lambda: result], lambda found: found[0]
+
+
+@pytest.mark.parametrize("split", [whole(lambda x: 6 // x), fail_at_once])
+def test_an_error_is_raised_for_its_own_input(n_threads: int, split: Callable) -> None:
     found: list[object] = []
-    for item, get in run_ahead(lambda x: 6 // x, [3, 0, 2], 2, always):
+    for item, get in run_ahead(split, [3, 0, 2], 2, always):
         try:
             found.append(get())
         except ZeroDivisionError:
             found.append(item)
     assert found == [2, 0, 3]
+
+
+def test_the_jobs_of_an_input_run_at_the_same_time(n_threads: int) -> None:
+    """None of them ends before all have begun."""
+
+    def split(item: int, n: int) -> Any:
+        begun = threading.Barrier(n)
+        return [partial(begun.wait, 10) for _ in range(n)], lambda found: (item, sorted(found))
+
+    n = 2 if n_threads > 1 else 1
+    for item, get in run_ahead(split, range(3), 2, always):
+        assert get() == (item, [*range(n)])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_jobs_run_at_once(n_threads: int, n: int) -> None:
+    begun = threading.Barrier(n)
+
+    def job(i: int) -> tuple[int, int]:
+        begun.wait(10)
+        return i, torch.get_num_threads()
+
+    found = run_at_once([partial(job, i) for i in range(n)])
+    assert found == [(i, max(1, n_threads // n)) for i in range(n)]
+    assert torch.get_num_threads() == n_threads
+    with pytest.raises(ZeroDivisionError):
+        run_at_once([partial(divmod, 1, i) for i in range(n)])
 
 
 def test_inputs_are_read_a_few_ahead(n_threads: int) -> None:
@@ -48,16 +90,17 @@ def test_inputs_are_read_a_few_ahead(n_threads: int) -> None:
             yield i
 
     ahead = []
-    for i, _ in run_ahead(abs, inputs(), 2, always):
+    for i, _ in run_ahead(whole(abs), inputs(), 2, always):
         ahead.append(len(read) - 1 - i)
     assert max(ahead) == (2 if n_threads > 1 else 0)
 
 
 def test_threads_share_the_cores_and_end(n_threads: int) -> None:
     before = threading.active_count()
-    shares = [get() for _, get in run_ahead(lambda _: torch.get_num_threads(), range(5), 2, always)]
-    assert shares == [max(1, n_threads // 2)] * 5
-    stream = run_ahead(abs, range(5), 2, always)
+    ask = whole(lambda _: torch.get_num_threads())
+    shares = [get() for _, get in run_ahead(ask, range(5), 2, always)]
+    assert shares == [n_threads // 2 if n_threads > 1 else 1] * 5
+    stream = run_ahead(whole(abs), range(5), 2, always)
     next(stream)
     stream.close()
     assert threading.active_count() == before
@@ -79,7 +122,7 @@ def test_what_is_small_is_answered_before_the_next_is_read(n_threads: int) -> No
 
     found = [
         (item, get(), list(read))
-        for item, get in run_ahead(lambda x: -x, inputs(), 2, lambda x: x > 9)
+        for item, get in run_ahead(whole(lambda x: -x), inputs(), 2, lambda x: x > 9)
     ]
     assert [(item, result) for item, result, _ in found] == [(x, -x) for x in read]
     ahead = [read_then[read_then.index(item) + 1 :] for item, _, read_then in found]

@@ -7,10 +7,10 @@ import numpy
 import pytest
 import spacy
 import torch
-from conftest import TEXTS, encoder_module, make_examples
+from conftest import TEXTS, encoder_module, make_examples, make_pass
 from spacy_transformers.span_getters import configure_strided_spans
 
-from spacy_mtl.encoder.levels import EncoderPass, get_weights
+from spacy_mtl.encoder.levels import get_weights
 from spacy_mtl.encoder.model import build_shared_transformer_v1
 
 LAYERS = {"albert": "albert_layer_groups.0", "distilbert": "transformer.layer.1"}
@@ -108,7 +108,7 @@ def test_frozen_weights_are_left_out(encoder: str) -> None:
 
 def test_an_encoder_without_layers() -> None:
     module = torch.nn.Linear(3, 2)
-    backprop = EncoderPass(module(torch.ones(4, 3)), module, [])
+    backprop = make_pass(module(torch.ones(4, 3)), module)
     gradient = numpy.ones((4, 2), dtype="f")
     with pytest.raises(ValueError, match=r"M025.*Linear.*'last_layer'"):
         backprop.pull(gradient, "last_layer")

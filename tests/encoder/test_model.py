@@ -1,4 +1,5 @@
 import tracemalloc
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModel
 
 from spacy_mtl.encoder import model as encoder_model
-from spacy_mtl.encoder.model import SharedTransformer, build_shared_transformer_v1
+from spacy_mtl.encoder.model import SharedTransformer, build_shared_transformer_v1, share
 from spacy_mtl.encoder.shim import build
 
 NLP = spacy.blank("en")
@@ -389,3 +390,114 @@ def test_few_copies_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         tracemalloc.stop()
     made = sum(max(0, event.self_cpu_memory_usage) for event in profiler.events())
     assert size <= made < 1.2 * size
+
+
+# Threads
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def learn(model: Any, seed: int = 0) -> tuple[numpy.ndarray, dict[str, torch.Tensor]]:
+    """RETURNS: What a training pass puts out, and the gradient of each weight."""
+    model.transformer.zero_grad()
+    torch.manual_seed(seed)
+    matrix, backprop = model.begin_update(make_docs())
+    d_matrix = numpy.random.default_rng(0).normal(size=matrix.data.shape).astype("f")
+    backprop(d_matrix)
+    weights = model.transformer.named_parameters()
+    return matrix.data, {name: p.grad.clone() for name, p in weights if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_threads_learn_what_one_does(
+    family: str, tmp_path: Path, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(str(build_encoder(family, tmp_path)))
+    parts: list[Any] = []
+    monkeypatch.setattr(encoder_model, "join", watch(encoder_model.join, parts))
+    found, gradients = learn(model)
+    assert [bool(part) for part in parts[0]] == [True, True]
+    torch.set_num_threads(1)
+    expected, exact = learn(model)
+    assert len(parts[1]) == 1
+    numpy.testing.assert_allclose(found, expected, atol=2e-5)
+    assert gradients.keys() == exact.keys() and len(exact) > 10
+    largest = max(float(gradient.abs().max()) for gradient in exact.values())
+    for name, gradient in exact.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6 * largest)
+
+
+def watch(join: Callable, seen: list[Any]) -> Callable:
+    def watched(*args: Any) -> Any:
+        seen.append(args[-1])
+        return join(*args)
+
+    return watched
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_threads_draw_the_same_numbers_each_time(
+    precision: str, tmp_path: Path, two_threads: None
+) -> None:
+    """Whichever is faster, to the last bit."""
+    model = make_model(str(build_encoder("bert", tmp_path, dropout=0.2)), precision)
+    expected, exact = learn(model)
+    for _ in range(5):
+        found, gradients = learn(model)
+        assert numpy.array_equal(found, expected)
+        assert all(torch.equal(gradients[name], gradient) for name, gradient in exact.items())
+    assert not numpy.array_equal(learn(model, seed=1)[0], expected)
+
+
+def test_gradients_of_two_threads_are_added(encoder: str, two_threads: None) -> None:
+    """To those that there are already, as for gradient accumulation."""
+    model = make_model(encoder)
+    _, once = learn(model)
+    for p in model.transformer.parameters():
+        if p.grad is not None:
+            p.grad *= 2
+    matrix, backprop = model.begin_update(make_docs())
+    backprop(numpy.random.default_rng(0).normal(size=matrix.data.shape).astype("f"))
+    largest = max(float(gradient.abs().max()) for gradient in once.values())
+    for name, p in model.transformer.named_parameters():
+        if name in once:
+            torch.testing.assert_close(p.grad, 3 * once[name], rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_an_error_in_a_thread_is_raised(
+    encoder: str, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise KeyError("lost")
+
+    model = make_model(encoder)
+    monkeypatch.setattr(model.transformer, "forward", fail)
+    with pytest.raises(KeyError, match="lost"):
+        model.begin_update(make_docs())
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("n_batches", [0, 1, 2, 9])
+def test_shares_come_out_even(n: int, n_batches: int) -> None:
+    sizes = numpy.random.default_rng(0).integers(1, 9, (n_batches, 2)).tolist()
+    batches = [(numpy.arange(size), length) for size, length in sizes]
+    shares = share(batches, n)
+    found = sorted((len(batch), length) for part in shares for batch, length in part)
+    assert len(shares) == n and found == sorted(map(tuple, sizes))
+    work = [sum(len(batch) * length for batch, length in part) for part in shares]
+    largest = max((size * length for size, length in sizes), default=0)
+    assert max(work) - min(work) <= largest
+
+
+def test_no_docs(encoder: str) -> None:
+    model = make_model(encoder)
+    for docs in ([], [NLP("")]):
+        assert model.predict(docs).data.shape == (0, WIDTH)
+        matrix, _ = model.begin_update(docs)
+        assert matrix.data.shape == (0, WIDTH)

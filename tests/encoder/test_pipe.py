@@ -28,8 +28,11 @@ from spacy.util import fix_random_seed
 from thinc.api import Config
 
 from spacy_mtl.balancing.uncertainty import UncertaintyWeights
+from spacy_mtl.encoder import model as encoder_model
 from spacy_mtl.encoder import pipe as pipe_module
-from spacy_mtl.encoder.pipe import WORKERS, SharedEncoder, buffer
+from spacy_mtl.encoder.ahead import WORKERS
+from spacy_mtl.encoder.model import encode
+from spacy_mtl.encoder.pipe import SharedEncoder, buffer
 from spacy_mtl.training.adamw import create_adamw_v1
 
 VOCAB = spacy.blank("en").vocab
@@ -200,14 +203,14 @@ def test_matrices_are_freed(make_nlp: Callable) -> None:
 
     nlp = make_nlp()
     alive: list[Any] = []
-    predict = nlp.get_pipe("transformer").model.predict
+    encoder = nlp.get_pipe("transformer")
+    set_annotations = encoder.set_annotations
 
-    def watched(docs: Any) -> TokenMatrix:
-        matrix = predict(docs)
+    def watched(docs: list[Doc], matrix: TokenMatrix) -> None:
         alive.append(weakref.ref(matrix))
-        return matrix
+        set_annotations(docs, matrix)
 
-    nlp.get_pipe("transformer").model.predict = watched
+    encoder.set_annotations = watched
     docs = list(nlp.pipe(TEXTS * 5, batch_size=4))
     gc.collect()
     assert len(docs) == 20 and len(alive) == 5
@@ -218,20 +221,19 @@ def test_matrices_are_freed(make_nlp: Callable) -> None:
 def test_a_stream_keeps_few_matrices_at_a_time(make_nlp: Callable, pipes: tuple[str, ...]) -> None:
     """Even if all docs are kept, and whichever are empty: one, and those encoded ahead."""
     nlp = make_nlp(*pipes)
-    model = nlp.get_pipe("transformer").model
-    predict, matrices, before_next = model.predict, [], []
+    encoder = nlp.get_pipe("transformer")
+    set_annotations, matrices, before_next = encoder.set_annotations, [], []
 
     def count() -> int:
         return sum(ref() is not None for ref in matrices)
 
-    def watched(docs: Any) -> Any:
+    def watched(docs: list[Doc], matrix: Any) -> None:
         before_next.append(count())
-        matrix = predict(docs)
         if len(matrix.data):  # nobody reads the rows of empty docs alone
             matrices.append(weakref.ref(matrix))
-        return matrix
+        set_annotations(docs, matrix)
 
-    model.predict = watched
+    encoder.set_annotations = watched
     texts = ["", *TEXTS, "", "", *TEXTS[:2], "", "", "", "", "", TEXTS[3]] * 4
     docs = []
     for doc in nlp.pipe(texts, batch_size=4):
@@ -250,17 +252,17 @@ def test_large_batches_are_encoded_in_threads(
     train(nlp)
     encoder = nlp.get_pipe("transformer")
     expected = [answers(nlp(text)) for text in TEXTS]
-    predict, threads = encoder.predict, []
+    threads = []
 
-    def failing(docs: Any) -> Any:
+    def failing(*args: Any) -> Any:
         threads.append(threading.current_thread())
         if len(threads) == 3:
             raise KeyError
-        return predict(docs)
+        return encode(*args)
 
     lost: list[Doc] = []
     monkeypatch.setattr(pipe_module, "BUFFER", 4)  # one text
-    monkeypatch.setattr(encoder, "predict", failing)
+    monkeypatch.setattr(encoder_model, "encode", failing)
     encoder.set_error_handler(lambda name, proc, docs, error: lost.extend(docs))
     n_threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -272,7 +274,7 @@ def test_large_batches_are_encoded_in_threads(
     kept.remove(lost[0].text)  # the first of its kind, as it must be one of the first threads' docs
     assert len(lost) == 1 and [doc.text for doc in docs] == kept
     assert all(answers(doc) == expected[TEXTS.index(doc.text)] for doc in docs)
-    assert len(threads) == 4 * len(TEXTS) and threading.main_thread() not in threads
+    assert len(threads) == WORKERS * 4 * len(TEXTS) and threading.main_thread() not in threads
 
 
 def test_the_same_doc_twice_in_a_stream(make_nlp: Callable) -> None:

@@ -2,7 +2,7 @@ import math
 
 import numpy
 import pytest
-from conftest import make_examples
+from conftest import make_examples, watch_encoder
 from spacy.tokens import Doc
 from spacy.training import Example
 
@@ -148,10 +148,7 @@ def test_again(nlp):
 
 
 def test_one_pass(nlp, monkeypatch):
-    seen = []
-    encoder = type(nlp.get_pipe("transformer").model)
-    predict = encoder.predict
-    monkeypatch.setattr(encoder, "predict", lambda m, docs: seen.extend(docs) or predict(m, docs))
+    seen = watch_encoder(monkeypatch)
     data = make_data(nlp)
     calibrate(nlp, data)
     assert sorted(map(id, seen)) == sorted(id(eg.predicted) for eg in data)

@@ -1,7 +1,7 @@
 import numpy
 import pytest
 import spacy
-from conftest import CATS, make_examples
+from conftest import CATS, make_examples, watch_encoder
 from spacy.scorer import Scorer
 from spacy.tokens import Doc
 from spacy.training import Example
@@ -114,10 +114,7 @@ def test_pipeline(make_nlp, monkeypatch, key):
     output = head.model.get_ref("output_layer")
     random = numpy.random.default_rng(1)
     output.set_param("W", 3 * random.normal(size=output.get_param("W").shape).astype("f"))
-    seen = []
-    encoder = type(nlp.get_pipe("transformer").model)
-    predict = encoder.predict
-    monkeypatch.setattr(encoder, "predict", lambda m, docs: seen.extend(docs) or predict(m, docs))
+    seen = watch_encoder(monkeypatch)
     examples = make_examples(nlp)
     for eg in examples:
         del eg.reference.cats["sport"]
