@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cache, partial
+from functools import cache, partial, wraps
 from threading import Lock
 from typing import Any
 
@@ -305,7 +305,24 @@ def linear_packed(x: Any, packed: Any, bias: Any, then: str = "none") -> Any:
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, then, [], "none")
 
 
-@cache
+def probe(function: Callable) -> Callable:
+    """RETURNS (Callable): The function, which measures once. Other threads wait for it: what they
+    compute meanwhile would change the answer.
+    """
+    ask = cache(function)
+
+    @wraps(function)
+    def ask_in_turn(*args: Any) -> Any:
+        with probing:
+            return ask(*args)
+
+    return ask_in_turn
+
+
+probing = Lock()
+
+
+@probe
 def packing_pays(dtype: torch.dtype) -> bool:
     """RETURNS (bool): Whether linear layers with packed weights are faster here, and as exact."""
     with torch.inference_mode():
@@ -319,7 +336,7 @@ def packing_pays(dtype: torch.dtype) -> bool:
             return False
 
 
-@cache
+@probe
 def one_dnn_pays() -> bool:
     """RETURNS (bool): Whether oneDNN is clearly faster than torch's default at float32, and as
     exact. Were it close, the next run might choose otherwise and train other weights.

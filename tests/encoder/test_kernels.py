@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -500,6 +501,24 @@ def test_another_build_of_torch(error: type[Exception], monkeypatch: pytest.Monk
     if error is AttributeError:
         monkeypatch.setattr(kernels.OneDnn, "__enter__", fail)
         assert kernels.one_dnn_pays.__wrapped__() is False
+
+
+def test_threads_measure_one_after_the_other() -> None:
+    """And once: a thread that computes in another way meanwhile would be measured too."""
+    inside, most, calls = 0, 0, []
+
+    @kernels.probe
+    def ask(key: str) -> str:
+        nonlocal inside, most
+        inside, _ = inside + 1, calls.append(key)
+        most = max(most, inside)
+        time.sleep(0.01)
+        inside -= 1
+        return key
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, "abab" * 4)) == list("abab" * 4)
+    assert most == 1 and sorted(calls) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
