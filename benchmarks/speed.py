@@ -133,17 +133,20 @@ def peer(args: argparse.Namespace) -> Iterable[dict]:
 
 
 def training(args: argparse.Namespace) -> Iterable[dict]:
-    with Contenders(args, []) as contenders:
-        for stock, settings in STOCK[args.device].items():
-            contenders.add(stock, load_training, config="stock.cfg", **settings)
-        for precision in ("float32", "auto"):
-            contenders.add(precision, load_training, config="mtl_cpu.cfg", precision=precision)
-        speed = contenders.run(args.repeats)
-        peak = contenders.peaks()
-    for name in ("float32", "auto"):
-        for stock in STOCK[args.device]:
-            yield row(f"training, {name}: words/s", speed[name], stock, speed[stock])
-            yield row(f"training, {name}: peak MB", peak[name], stock, peak[stock])
+    for shape, merge in map(SHAPES.get, args.shapes):
+        with Contenders(args, []) as contenders:
+            for stock, settings in STOCK[args.device].items():
+                contenders.add(stock, load_training, config="stock.cfg", merge=merge, **settings)
+            for precision in ("float32", "auto"):
+                settings = {"config": "mtl_cpu.cfg", "precision": precision, "merge": merge}
+                contenders.add(precision, load_training, **settings)
+            speed = contenders.run(args.repeats)
+            peak = contenders.peaks()
+        for name in ("float32", "auto"):
+            for stock in STOCK[args.device]:
+                what = f"training, {name}: {shape}"
+                yield row(f"{what}, words/s", speed[name], stock, speed[stock])
+                yield row(f"{what}, peak MB", peak[name], stock, peak[stock])
     with Contenders(args, []) as contenders:
         contenders.add("1 head", load_training, config="mtl_cpu.cfg", only=["tagger"])
         contenders.add("8 heads", load_training, config="mtl_cpu.cfg", n_heads=8)
@@ -384,10 +387,11 @@ def load_training(
     precision: str = "auto",
     only: Iterable[str] = HEADS,
     n_heads: int = 0,
+    merge: int = 1,
     one_dnn: bool = False,
     mixed_precision: bool = False,
 ) -> Any:
-    """RETURNS (Callable): Makes three updates, as `spacy train` does, and returns words/s."""
+    """RETURNS (Callable): Makes six updates, as `spacy train` does, and returns words/s."""
     prepare(args, one_dnn)
     from spacy.training.initialize import init_nlp
     from spacy.util import registry
@@ -405,19 +409,32 @@ def load_training(
     nlp = init_nlp(loaded)
     T = registry.resolve(nlp.config.interpolate()["training"])
     C = registry.resolve(nlp.config.interpolate()["corpora"])
-    batches = T["batcher"](cycle(list(islice(C["train"](nlp), 300))))
+    examples = list(islice(C["train"](nlp), 300))
+    docs = [join(examples[i : i + merge]) for i in range(0, len(examples), merge)]
+    batches = T["batcher"](cycle(docs))
 
     def run(_: Texts) -> float:
-        three = list(islice(batches, 3))
+        six = list(islice(batches, 6))
         start = time.perf_counter()
-        for batch in three:
+        for batch in six:
             nlp.update(batch, drop=0.1, sgd=False)
             for _name, pipe in nlp.pipeline:
                 pipe.finish_update(T["optimizer"])
             T["optimizer"].step_schedules()
-        return sum(len(eg) for batch in three for eg in batch) / (time.perf_counter() - start)
+        return sum(len(eg) for batch in six for eg in batch) / (time.perf_counter() - start)
 
     return run
+
+
+def join(examples: list[Any]) -> Any:
+    """RETURNS (Example): All as one doc, which has the categories of the first."""
+    from spacy.tokens import Doc
+    from spacy.training import Example
+
+    reference = Doc.from_docs([eg.reference for eg in examples])
+    reference.cats = examples[0].reference.cats
+    words, spaces = ([getattr(t, name) for t in reference] for name in ("text", "whitespace_"))
+    return Example(Doc(reference.vocab, words=words, spaces=list(map(bool, spaces))), reference)
 
 
 def training_config(args: argparse.Namespace, name: str, mixed_precision: bool = False) -> Any:

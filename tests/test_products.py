@@ -7,6 +7,7 @@ import numpy
 import pytest
 import torch
 from spacy.language import Language
+from spacy.util import fix_random_seed
 from thinc.api import Linear, Maxout, Model, NumpyOps, chain, glorot_uniform_init
 
 from spacy_mtl.products import ONE_CORE, dot, matmul, norm, use_one_core
@@ -54,6 +55,25 @@ def test_gemm_is_thincs(trans1: bool, trans2: bool) -> None:
     out = numpy.empty_like(found)
     assert ONE_CORE.gemm(x, y, out=out, trans1=trans1, trans2=trans2) is out
     numpy.testing.assert_array_equal(out, found)
+
+
+@pytest.mark.parametrize("drop", [0.1, 0.5, 0.9])
+def test_share_that_is_dropped(drop: float) -> None:
+    fix_random_seed(0)
+    mask = ONE_CORE.get_dropout_mask((500, 400), drop)
+    assert mask.dtype == "float32" and set(numpy.unique(mask)) == {0, numpy.float32(1 / (1 - drop))}
+    sigma = (drop * (1 - drop) / mask.size) ** 0.5
+    assert abs((mask == 0).mean() - drop) < 4 * sigma + 2**-17
+    again = ONE_CORE.get_dropout_mask((500, 400), drop)
+    fix_random_seed(0)
+    same = ONE_CORE.get_dropout_mask((500, 400), drop)
+    assert numpy.array_equal(mask, same) and not numpy.array_equal(mask, again)
+
+
+@pytest.mark.parametrize("drop,value", [(None, 1.0), (0.0, 1.0), (1.0, 0.0)])
+def test_all_or_nothing_is_dropped(drop: float | None, value: float) -> None:
+    assert numpy.unique(ONE_CORE.get_dropout_mask((3, 4), drop)).tolist() == [value]
+    assert ONE_CORE.get_dropout_mask((0, 4), 0.5).shape == (0, 4)
 
 
 def test_layers_are_thincs() -> None:

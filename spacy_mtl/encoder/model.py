@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -257,8 +256,11 @@ def join(
     width = model.get_dim("nO") * max(1, len(layers))
     with torch.inference_mode(not is_train), torch.set_grad_enabled(is_train):
         hidden = torch.zeros(len(pieces.ids), width, device=module.device)
-        for rows, states in chain.from_iterable(parts):
-            hidden.index_copy_(0, rows, states.detach())
+        for part in parts:
+            for rows, states in part:
+                hidden.index_copy_(0, rows, states.detach())
+            if not is_train:
+                part.clear()
         matrix = pool(hidden.requires_grad_(is_train), pieces)
     data: Any = torch2xp(matrix.detach())
     lengths = [len(doc) for doc in docs]

@@ -30,7 +30,7 @@ from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
 from .model import SharedTransformer, split
 from .tok2vec import replace_listener, replace_listener_cfg
 
-BUFFER = 8192  # tokens encoded together: enough to group by length, few enough for two threads
+BUFFER = 8192  # tokens encoded together: enough to group by length, few for the memory
 GPU_BUFFER = 32768  # the same on a GPU, where larger batches are faster
 STREAK = 20  # broken batches of a task in a row that stop the training
 COUNTS = ("updates", "skipped")
