@@ -22,7 +22,17 @@ from spacy_mtl.errors import Errors, Warnings
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(spacy_mtl.__file__).parent
 STAGES = [
-    *("errors", "types", "pretrained", "corpora", "encoder", "listener", "lexical", "private"),
+    *(
+        "errors",
+        "types",
+        "products",
+        "pretrained",
+        "corpora",
+        "encoder",
+        "listener",
+        "lexical",
+        "private",
+    ),
     *("heads", "balancing", "training", "report", "cli"),
 ]
 HEAVY = {"torch", "transformers", "spacy_transformers", "matplotlib"}
