@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy
-from thinc.api import get_array_module
 
 from ..products import matmul
 from ..types import Floats1d, Floats2d, Ints1d
@@ -37,15 +36,28 @@ class Chain:
     end: Floats1d
 
 
-def get_steps(lengths: Sequence[int]) -> list[Ints1d]:
-    """RETURNS (List[Ints1d]): For each step the rows of the docs that reach it, longest doc first,
-    so that the docs of a step are the first ones of the step before.
+def get_steps(lengths: Sequence[int]) -> tuple[Ints1d, list[int]]:
+    """Order the rows of all docs by their steps, longest doc first, so that the docs of a step are
+    the first ones of the step before.
+
+    RETURNS (Tuple[Ints1d, List[int]]): The rows, N, and where among them each step starts, and the
+        end.
     """
     sizes = numpy.asarray(lengths, dtype="int64")
     order = numpy.argsort(-sizes, kind="stable")
     starts = (numpy.cumsum(sizes) - sizes)[order]
     reach = numpy.searchsorted(-sizes[order], -numpy.arange(sizes.max(initial=0)), side="left")
-    return [starts[:n] + t for t, n in enumerate(reach)]
+    rows = [starts[:n] + t for t, n in enumerate(reach)]
+    bounds = numpy.concatenate([[0], numpy.cumsum(reach)]).tolist()
+    return numpy.concatenate([starts[:0], *rows]), bounds
+
+
+def get_moves(bounds: Sequence[int]) -> list[tuple[slice, slice]]:
+    """RETURNS (List[Tuple[slice, slice]]): For each step but the first where its rows stand, and
+    before that where the rows of the same docs stand in the step before.
+    """
+    triples = zip(bounds, bounds[1:], bounds[2:], strict=False)
+    return [(slice(a, a + c - b), slice(b, c)) for a, b, c in triples]
 
 
 def viterbi(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Ints1d:
@@ -60,7 +72,7 @@ def viterbi(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Ints1d:
     lengths (Sequence[int]): Tokens per doc, N in all.
     RETURNS (Ints1d): The tag of each token, N.
     """
-    framed = frame(scores, chain, lengths)
+    framed = frame(scores, chain, lengths, "float32")
     if max(lengths, default=0) > LONG:
         segments = get_segments(lengths)
         tags, best = decode(framed[segments.rows], chain.transitions, segments.sizes)
@@ -71,9 +83,9 @@ def viterbi(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Ints1d:
     return decode(framed, chain.transitions, lengths)[0]
 
 
-def frame(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Floats2d:
+def frame(scores: Floats2d, chain: Chain, lengths: Sequence[int], dtype: str) -> Floats2d:
     """RETURNS (Floats2d): The scores, with those of starting and ending at the ends of docs."""
-    framed = get_array_module(scores).array(scores, dtype="f")
+    framed = numpy.array(scores, dtype=dtype)
     sizes = numpy.asarray([size for size in lengths if size], dtype="int64")
     last = numpy.cumsum(sizes) - 1
     framed[last - sizes + 1] += chain.start
@@ -87,21 +99,31 @@ def decode(
     """RETURNS (Tuple[Ints1d, Floats2d]): The best tags, N, and for each token the score of the best
     path that ends in each tag, less the best of all, N x C.
     """
-    xp = get_array_module(scores)
-    steps = get_steps(lengths)
-    best = scores.copy()
-    tags = xp.zeros(len(scores), dtype="int64")
-    for before, rows in pairwise(steps):
-        best[rows] += (best[before[: len(rows)], :, None] + transitions).max(axis=1)
+    order, bounds = get_steps(lengths)
+    moves = get_moves(bounds)
+    # A row for each tag: numpy finds the maxima of columns several times as fast.
+    columns = numpy.ascontiguousarray(scores[order].T)
+    for before, here in moves:
+        found = columns[:, here]
+        found += (columns[:, None, before] + transitions[:, :, None]).max(axis=0)
         # Sums over a long doc would swallow the differences.
-        best[rows] -= best[rows].max(axis=1, keepdims=True)
-    for t in range(len(steps) - 1, -1, -1):
-        going_on = len(steps[t + 1]) if t + 1 < len(steps) else 0
-        here, ending = steps[t][:going_on], steps[t][going_on:]
-        tags[ending] = best[ending].argmax(axis=1)
-        if going_on:
-            tags[here] = (best[here] + transitions.T[tags[steps[t + 1]]]).argmax(axis=1)
-    return tags, best
+        found -= found.max(axis=0)
+    best = numpy.ascontiguousarray(columns.T)
+    totals = best.copy()
+    tags = numpy.empty(len(best), dtype="int64")
+    for before, here in reversed(moves):
+        tags[here] = totals[here].argmax(axis=1)
+        totals[before] += transitions.T[tags[here]]
+    first = slice(*bounds[:2])
+    tags[first] = totals[first].argmax(axis=1)
+    return put_back(tags, order), put_back(best, order)
+
+
+def put_back(values: Any, order: Ints1d) -> Any:
+    """RETURNS (Array): What has been computed by steps, in the order of the docs."""
+    found = numpy.empty_like(values)
+    found[order] = values
+    return found
 
 
 @dataclass
@@ -142,22 +164,31 @@ def get_segments(lengths: Sequence[int]) -> Segments:
 
 @dataclass
 class Lattice:
-    """All tag sequences of all docs at once, in log space and float64.
+    """All tag sequences of all docs at once, as probabilities, float64. At each token they are
+    scaled, so that none vanishes in a long doc (Rabiner 1989, section V.A).
 
-    forward (Floats2d): Score of all beginnings that end in each tag at each token, N x C.
-    backward (Floats2d): Score of all endings behind each tag at each token, N x C.
+    likely (Floats2d): exp of each tag's score at each token, divided by the highest, N x C.
+    moves (Floats2d): exp of the transitions, C x C.
+    forward (Floats2d): The probability of each tag from what stands up to each token, N x C.
+    scale (Floats1d): What they summed up to before they were divided by it, N.
+    backward (Floats2d): How well what stands behind each token fits each tag, N x C. They sum up
+        to 1.
     log_z (Floats1d): The score of all sequences of the doc that each token stands in, N.
     """
 
+    likely: Floats2d
+    moves: Floats2d
     forward: Floats2d
+    scale: Floats1d
     backward: Floats2d
     log_z: Floats1d
 
     @property
     def marginals(self) -> Floats2d:
         """RETURNS (Floats2d): The probability of each tag at each token, N x C."""
-        xp = get_array_module(self.forward)
-        return xp.exp(self.forward + self.backward - self.log_z[:, None])
+        marginals = self.forward * self.backward
+        normalize(marginals)
+        return marginals
 
 
 def sum_paths(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Lattice:
@@ -165,55 +196,70 @@ def sum_paths(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Lattice
 
     scores, chain, lengths: As in `viterbi`.
     """
-    xp = get_array_module(scores)
-    steps = get_steps(lengths)
-    forward = xp.asarray(scores, dtype="float64").copy()
-    backward = xp.zeros(scores.shape, dtype="float64")
-    log_z = xp.zeros(len(scores), dtype="float64")
-    if not steps:
-        return Lattice(forward, backward, log_z)
-    moves = xp.exp(xp.asarray(chain.transitions, dtype="float64"))
-    forward[steps[0]] += chain.start
-    for before, rows in pairwise(steps):
-        forward[rows] += log_matmul(forward[before[: len(rows)]], moves)
-    for t in range(len(steps) - 1, -1, -1):
-        rows = steps[t]
-        going_on = len(steps[t + 1]) if t + 1 < len(steps) else 0
-        ending = rows[going_on:]
-        backward[ending] = chain.end
-        log_z[ending] = log_sum(forward[ending] + chain.end)
-        if going_on:
-            after = steps[t + 1]
-            backward[rows[:going_on]] = log_matmul(scores[after] + backward[after], moves.T)
-            log_z[rows[:going_on]] = log_z[after]
-    return Lattice(forward, backward, log_z)
+    framed = frame(scores, chain, lengths, "float64")
+    top = framed.max(axis=1, keepdims=True)
+    likely = numpy.exp(framed - top)
+    moves = numpy.exp(numpy.asarray(chain.transitions, dtype="float64"))
+    order, bounds = get_steps(lengths)
+    laid = likely[order]
+    forward, backward = laid.copy(), numpy.ones_like(laid)
+    scale = numpy.empty((len(laid), 1))
+    first = slice(*bounds[:2])
+    scale[first] = normalize(forward[first])
+    steps = get_moves(bounds)
+    for before, here in steps:
+        forward[here] *= matmul(forward[before], moves)
+        scale[here] = normalize(forward[here])
+    for before, here in reversed(steps):
+        backward[before] = matmul(laid[here] * backward[here], moves.T)
+        normalize(backward[before])
+    scale = put_back(scale, order)
+    sizes = [size for size in lengths if size]
+    firsts = numpy.cumsum([0, *sizes])[:-1]
+    totals = numpy.add.reduceat((numpy.log(scale) + top)[:, 0], firsts) if sizes else top[:, 0]
+    return Lattice(
+        likely=likely,
+        moves=moves,
+        forward=put_back(forward, order),
+        scale=scale[:, 0],
+        backward=put_back(backward, order),
+        log_z=numpy.repeat(totals, sizes),
+    )
 
 
-def count_moves(lattice: Lattice, scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Any:
-    """RETURNS (Floats2d): The expected number of times each tag follows each other, C x C."""
-    xp = get_array_module(scores)
-    ends = numpy.cumsum(numpy.asarray(lengths, dtype="int64")) - 1
-    here = numpy.setdiff1d(numpy.arange(len(scores)), ends)
-    left = lattice.forward[here]
-    right = scores[here + 1] + lattice.backward[here + 1]
-    top = left.max(axis=1, keepdims=True)
-    counts = matmul(xp.exp(left - top).T, xp.exp(right + top - lattice.log_z[here, None]))
-    return counts * xp.exp(xp.asarray(chain.transitions, dtype="float64"))
+def normalize(rows: Floats2d) -> Floats2d:
+    """RETURNS (Floats2d): The sum of each row, N x 1, by which it has been divided in place."""
+    total = numpy.maximum(rows.sum(axis=1, keepdims=True), TINY)
+    rows /= total
+    return total
+
+
+def count_moves(lattice: Lattice, rows: Ints1d) -> Floats2d:
+    """Find how often each tag is expected to follow each other.
+
+    rows (Ints1d): Of the tokens behind which to count; none may end a doc.
+    RETURNS (Floats2d): C x C.
+    """
+    left, right = lattice.forward[rows], (lattice.likely * lattice.backward)[rows + 1]
+    right /= numpy.maximum((matmul(left, lattice.moves) * right).sum(axis=1, keepdims=True), TINY)
+    return matmul(left.T, right) * lattice.moves
 
 
 def find_possible(allowed: Any, chain: Chain, lengths: Sequence[int]) -> Any:
     """RETURNS (Bools1d): For each token, N, whether its doc allows any valid tag sequence."""
-    xp = get_array_module(allowed)
-    steps = get_steps(lengths)
-    reached = allowed.copy()
-    if not steps:
-        return reached.any(axis=1)
+    sizes = numpy.asarray([size for size in lengths if size], dtype="int64")
+    last = numpy.cumsum(sizes) - 1
+    first = last - sizes + 1
+    after = numpy.setdiff1d(numpy.arange(len(allowed)), first)
     moves = (chain.transitions > FORBIDDEN / 2).astype("f")
-    reached[steps[0]] &= chain.start > FORBIDDEN / 2
-    for before, rows in pairwise(steps):
-        reached[rows] &= matmul(reached[before[: len(rows)]].astype("f"), moves) > 0
-    last = numpy.cumsum(lengths) - 1
-    return xp.repeat((reached[last] & (chain.end > FORBIDDEN / 2)).any(axis=1), lengths)
+    found = allowed.copy()
+    found[first] &= chain.start > FORBIDDEN / 2
+    found[last] &= chain.end > FORBIDDEN / 2
+    before = ~found
+    while (found != before).any():  # seldom more than twice
+        before = found.copy()
+        found[after] &= matmul(before[after - 1].astype("f"), moves) > 0
+    return numpy.repeat(found[last].any(axis=1), sizes)
 
 
 def crf_loss(
@@ -232,23 +278,27 @@ def crf_loss(
         (N x C) and for the transitions (C x C), and the number of labelled tokens. Docs that allow
         no valid sequence are left out.
     """
-    xp = get_array_module(scores)
-    sizes = [size for size in lengths if size]
-    # A doc that allows no valid sequence is one without labels.
-    allowed = allowed | ~find_possible(allowed, chain, sizes)[:, None]
-    n = int((~allowed.all(axis=1)).sum())
+    sizes = numpy.array([size for size in lengths if size], dtype="int64")
+    has_label = ~allowed.all(axis=1) & find_possible(allowed, chain, lengths)
+    n = int(has_label.sum())
+    d_scores = numpy.zeros_like(scores, dtype="f")
     if not n:
-        return 0.0, xp.zeros_like(scores), xp.zeros_like(chain.transitions), 0
-    free = sum_paths(scores, chain, sizes)
-    gold_scores = xp.where(allowed, scores, FORBIDDEN)
-    gold = sum_paths(gold_scores, chain, sizes)
-    first = numpy.cumsum(sizes) - numpy.asarray(sizes)
-    loss = float((free.log_z[first] - gold.log_z[first]).sum()) / n
-    d_scores = (free.marginals - gold.marginals) / n
-    d_moves = (
-        count_moves(free, scores, chain, sizes) - count_moves(gold, gold_scores, chain, sizes)
-    ) / n
-    return loss, d_scores.astype("f"), d_moves.astype("f"), n
+        return 0.0, d_scores, numpy.zeros_like(chain.transitions), 0
+    # Docs without labels are left out.
+    counts = numpy.add.reduceat(has_label.astype("int64"), numpy.cumsum(sizes) - sizes)
+    rows = numpy.flatnonzero(numpy.repeat(counts, sizes))
+    sizes = sizes[counts > 0]
+    # All sequences of each doc, and behind them those that are right.
+    free = scores[rows]
+    gold = numpy.where(allowed[rows], free, FORBIDDEN)
+    lattice = sum_paths(numpy.concatenate([free, gold]), chain, [*sizes, *sizes])
+    last = numpy.cumsum(sizes) - 1
+    inner = numpy.setdiff1d(numpy.arange(len(rows)), last)
+    log_z, marginals = (x.reshape(2, len(rows), -1) for x in (lattice.log_z, lattice.marginals))
+    loss = float((log_z[0] - log_z[1])[last].sum()) / n
+    d_scores[rows] = (marginals[0] - marginals[1]) / n
+    d_moves = count_moves(lattice, inner) - count_moves(lattice, inner + len(rows))
+    return loss, d_scores, (d_moves / n).astype("f"), n
 
 
 def span_probabilities(
@@ -270,14 +320,13 @@ def span_probabilities(
         return []
     windows, index = get_windows(spans, lengths)
     rows = numpy.concatenate([numpy.arange(*window) for window in windows])
-    around = frame(scores, chain, lengths)[rows]
+    around = frame(scores, chain, lengths, "float64")[rows]
     free = numpy.zeros_like(chain.start)
-    inside = Chain(free, chain.transitions, free)
     sizes = [high - low for low, high in windows]
-    lattice = sum_paths(around, inside, sizes)
+    lattice = sum_paths(around, Chain(free, chain.transitions, free), sizes)
     shift = numpy.cumsum(sizes) - [high for _, high in windows]
     return [
-        span_probability(lattice, around, inside, int(start + shift[i]), tags[start:end])
+        span_probability(lattice, int(start + shift[i]), tags[start:end])
         for (start, end), i in zip(spans, index, strict=True)
     ]
 
@@ -311,27 +360,11 @@ def get_windows(
     return windows, index
 
 
-def span_probability(
-    lattice: Lattice, scores: Floats2d, chain: Chain, start: int, tags: Sequence[int]
-) -> float:
+def span_probability(lattice: Lattice, start: int, tags: Sequence[int]) -> float:
     """RETURNS (float): The probability that the tokens from row `start` on have these tags."""
-    total = lattice.forward[start, tags[0]]
+    p = lattice.forward[start, tags[0]]
     for i, (before, tag) in enumerate(pairwise(tags), start=start + 1):
-        total = total + chain.transitions[before, tag] + scores[i, tag]
+        p *= lattice.moves[before, tag] * lattice.likely[i, tag] / lattice.scale[i]
     end = start + len(tags) - 1
-    total = total + lattice.backward[end, tags[-1]] - lattice.log_z[start]
-    return float(numpy.exp(min(float(total), 0.0)))
-
-
-def log_matmul(log_x: Any, moves: Any) -> Any:
-    """RETURNS (Floats2d): log(exp(log_x) @ moves)."""
-    xp = get_array_module(log_x)
-    top = log_x.max(axis=1, keepdims=True)
-    return top + xp.log(matmul(xp.exp(log_x - top), moves) + TINY)
-
-
-def log_sum(log_x: Any) -> Any:
-    """RETURNS (Floats1d): log(sum(exp(row))) of each row."""
-    xp = get_array_module(log_x)
-    top = log_x.max(axis=1)
-    return top + xp.log(xp.exp(log_x - top[:, None]).sum(axis=1))
+    rest = lattice.backward[end]
+    return float(min(1.0, p * rest[tags[-1]] / (lattice.forward[end] @ rest)))
