@@ -114,15 +114,15 @@ class TrainingKernels(Kernels):
     def embedding(
         self, ids: Any, weight: Any, padding_idx: int | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Look ids up among those of the pass, so that the gradient for a whole vocabulary is made
-        once and not for each batch.
+        """Look ids up among those of the pass, so that there is one gradient for them, sparse, and
+        none for a whole vocabulary from each batch.
         """
         if is_kept(weight) and 0 < 2 * len(self.ids) < len(weight):
             places = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
             if torch.equal(self.ids[places], ids):
                 if id(weight) not in self.tables:
                     self.tables[id(weight)] = functional.embedding(
-                        self.ids, weight, padding_idx, *args, **kwargs
+                        self.ids, weight, padding_idx, sparse=True
                     )
                 return functional.embedding(places, self.tables[id(weight)])
         return functional.embedding(ids, weight, padding_idx, *args, **kwargs)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from spacy.tokens import Doc
 from thinc.api import xp2torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import Errors
 from ..types import Floats2d
@@ -14,6 +15,8 @@ from .ahead import run_at_once
 from .kernels import training_products
 
 LEVELS = ("features", "last_layer", "params")
+# Memory for gradients of vocabularies, by their weights: fresh pages take longer than all of it.
+KEPT: Any = WeakTensorKeyDictionary()
 Part = list[tuple[torch.Tensor, torch.Tensor]]  # rows of `hidden`, and the states that fill them
 
 
@@ -46,12 +49,15 @@ class EncoderPass:
         # Were all added as they come, the sums would differ from run to run.
         jobs += [partial(get_gradients, *part, weights) for part in others]
         _, *found = run_at_once(jobs)
+        for weight in weights:
+            if weight.grad is not None and weight.grad.is_sparse:
+                weight.grad = to_dense(weight.grad, weight)
         for gradients in found:
             for weight, gradient in zip(weights, gradients, strict=True):
-                if gradient is not None and weight.grad is not None:
+                if gradient is not None:
+                    if weight.grad is None:
+                        weight.grad = torch.zeros_like(weight)
                     weight.grad += gradient
-                elif gradient is not None:
-                    weight.grad = gradient.clone(memory_format=torch.contiguous_format)
         return self.docs
 
     def pull(self, d_matrix: Floats2d, level: str) -> torch.Tensor:
@@ -69,7 +75,7 @@ class EncoderPass:
         weights = get_weights(self.module, level)
         pull = partial(get_gradients, weights=weights, retain_graph=True, materialize_grads=True)
         found = run_at_once([partial(pull, *part) for part in self._split(gradient)])
-        rows = [torch.cat([gradient.flatten() for gradient in part]) for part in found]
+        rows = [torch.cat([g.to_dense().flatten() for g in part]) for part in found]
         return torch.stack(rows).sum(0) if len(rows) > 1 else rows[0]
 
     def _split(self, d_matrix: torch.Tensor) -> list[tuple[list[torch.Tensor], list[torch.Tensor]]]:
@@ -97,6 +103,13 @@ def get_gradients(states: Any, d_states: Any, weights: Any, **options: Any) -> A
     with training_products():
         # Some have none, such as a pooler's.
         return torch.autograd.grad(states, weights, d_states, allow_unused=True, **options)
+
+
+def to_dense(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """RETURNS (torch.Tensor): A sparse gradient with all its zeros, until the next one."""
+    if weight not in KEPT:
+        KEPT[weight] = torch.empty_like(weight)
+    return KEPT[weight].zero_().add_(gradient)
 
 
 def get_weights(module: torch.nn.Module, level: str) -> list[torch.nn.Parameter]:
