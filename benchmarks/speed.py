@@ -362,6 +362,7 @@ def load_bare(args: argparse.Namespace, precision: str) -> Any:
 
     from spacy_mtl.encoder.ahead import WORKERS, run_at_once
     from spacy_mtl.encoder.model import encode, get_batches, share
+    from spacy_mtl.encoder.packing import make_passes
     from spacy_mtl.encoder.wordpieces import Wordpieces, cut, offsets, tokenize
 
     model = load_ours(args, precision).get_pipe("transformer").model
@@ -373,7 +374,8 @@ def load_bare(args: argparse.Namespace, precision: str) -> Any:
         lengths, ids, _, _ = tokenize(model.tokenizer, strings)
         pieces = Wordpieces(ids, cut(lengths, 200), none, none)
         batches = share(get_batches(model, pieces, n_threads), n_threads)
-        run_at_once([partial(encode, model, pieces, part, (), None) for part in batches])
+        passes = [make_passes(part, 0) for part in batches]
+        run_at_once([partial(encode, model, pieces, part, (), None) for part in passes])
         if args.device == "cuda":
             torch.cuda.synchronize()
         return sum(len(words) for words, _ in texts) / (time.perf_counter() - start)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .layers import get_numbers
 from .levels import EncoderPass, Part
 from .lora import LoRA
 from .matrix import TokenMatrix
+from .packing import AttendWithin, Batch, Block, can_pack, get_first_position, make_passes, pack
 from .precision import Precision, get_dtype
 from .shim import EncoderShim
 from .wordpieces import Wordpieces, batch_by_length, concat, get_backend, get_wordpieces
@@ -32,6 +33,7 @@ EVEN = 2  # batches for each thread, at least
 # Wordpieces that are read in the time which a batch takes, however small: on a GPU, until its
 # kernels have been launched.
 SLACK = {"cpu": 32, "cuda": 4096}
+PACKED_SLACK = 4  # the same where a batch is only a part of a pass
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
 
 
@@ -103,15 +105,18 @@ class SharedTransformer(TransformerModel):
         return framed.ids[: text[0]], framed.ids[text[-1] + 1 :]
 
     @property
+    def frame_ids(self) -> list[int]:
+        """RETURNS (List[int]): All ids that a pass may hold beside those of texts."""
+        before, after = self.special_ids
+        return [*before, *after, self.tokenizer.pad_token_id or 0]
+
+    @property
     def max_length(self) -> int:
         """RETURNS (int): Wordpieces that fit into one sequence beside the special tokens."""
         config = self.transformer.config
         limit = min(self.tokenizer.model_max_length, 1 << 20)
         positions = getattr(config, "max_position_embeddings", None) or limit
-        embeddings = getattr(self.transformer, "embeddings", None)
-        padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
-        if padding is not None:  # RoBERTa and its kin count positions from the padding id on
-            positions -= padding + 1
+        positions -= get_first_position(self.transformer)
         return min(limit, positions) - sum(map(len, self.special_ids))
 
     def copy(self) -> "SharedTransformer":
@@ -235,11 +240,15 @@ def split(
     asked = get_numbers(model.attrs["layers"], last)
     layers = asked and tuple(sorted({*asked, last}))
     pieces = get_wordpieces(docs, model.attrs["get_spans"](docs), model.tokenizer, model.max_length)
+    # In predictions larger passes gain nothing.
+    packs = is_train and model.transformer.device.type == "cpu" and can_pack(model.transformer)
+    budget = model.attrs["max_batch_items"] if packs else 0
     jobs = []
-    for batches in share(get_batches(model, pieces, n_threads), n_threads):
+    for batches in share(get_batches(model, pieces, n_threads, packs), n_threads):
+        passes = make_passes(batches, budget)
         # Each thread has random numbers of its own, so that it does not matter which is faster.
         seed = int(torch.randint(2**62, ())) if is_train else None
-        jobs.append(partial(encode, model, pieces, batches, layers, seed))
+        jobs.append(partial(encode, model, pieces, passes, layers, seed))
     return jobs, partial(join, model, docs, pieces, layers, is_train)
 
 
@@ -270,20 +279,19 @@ def join(
 def encode(
     model: SharedTransformer,
     pieces: Wordpieces,
-    batches: list[tuple[Ints1d, int]],
+    passes: list[list[Batch]],
     layers: Sequence[int],
     seed: int | None,
 ) -> Part:
     """Read some of the batches.
 
+    passes (List[List[Batch]]): Those of each forward pass.
     seed (Optional[int]): Of the dropout in training, None in a prediction.
-    RETURNS (Part): For each batch, which of the W wordpieces it holds, and their last hidden
+    RETURNS (Part): For each pass, which of the W wordpieces it holds, and their last hidden
         states, n x H, float32; or those of K layers beside each other, n x K * H.
     """
     shim: Any = model.layers[0].shims[0]
     module, device = model.transformer, model.transformer.device
-    before, after = model.special_ids
-    padding = model.tokenizer.pad_token_id or 0
     dtype = get_dtype(model.attrs["precision"], device)
     contexts: list[Any] = [torch.inference_mode(seed is None)]
     if seed is None:
@@ -293,7 +301,7 @@ def encode(
         module.train()
         is_half, on_gpu = dtype != torch.float32, device.type != "cpu"
         autocast = torch.autocast(device.type, torch.bfloat16, is_half, cache_enabled=on_gpu)
-        kernels = TrainingKernels([*pieces.ids, *before, *after, padding], seed)
+        kernels = TrainingKernels([*pieces.ids, *model.frame_ids], seed)
         contexts += [torch.enable_grad(), autocast, training_products(), kernels]
     if device.type != "cpu":
         contexts[-1] = gpu_attention()
@@ -302,49 +310,86 @@ def encode(
     with ExitStack() as stack:
         for context in contexts:
             stack.enter_context(context)
-        while batches:
-            batch, length = batches.pop()
-            here = concat([numpy.arange(*pieces.bounds[s : s + 2]) for s in batch])
-            ids, mask, content = pad(pieces, batch, here, length, before, after, padding)
+        while passes:
+            batches = passes.pop()
+            inputs, blocks, here, content = lay_out(model, pieces, batches)
             try:
-                output = module(
-                    input_ids=to_device(ids, device),
-                    attention_mask=None if mask.all() else to_mask(mask, device),
-                    **options,
-                )
+                with AttendWithin(blocks) if blocks else nullcontext():
+                    output = module(**inputs, **options)
                 states = join_states(output, layers).flatten(0, 1)
             except RuntimeError as err:
-                if len(batch) == 1 or not is_out_of_memory(err):
+                halves = halve(batches)
+                if not halves or not is_out_of_memory(err):
                     raise
-                warnings.warn(Warnings.W003.format(n=len(batch), length=length))
-                half = len(batch) // 2
-                batches += [(batch[:half], length), (batch[half:], length)]
+                n, length = sum(len(batch) for batch, _ in batches), batches[-1][1]
+                warnings.warn(Warnings.W003.format(n=n, length=length))
+                passes += halves
                 continue
-            found = states[to_device(numpy.flatnonzero(content), device)]
-            part.append((to_device(here, device), found.float()))
+            part.append((here, states[content].float()))
     return part
 
 
+def lay_out(
+    model: SharedTransformer, pieces: Wordpieces, batches: list[Batch]
+) -> tuple[dict[str, torch.Tensor], list[Block], torch.Tensor, torch.Tensor]:
+    """Prepare a forward pass.
+
+    RETURNS (Tuple[Dict[str, torch.Tensor], List[Block], torch.Tensor, torch.Tensor]): What to call
+        the encoder with; which parts of it attend to themselves, if there are several batches;
+        which of the W wordpieces the pass holds; and where they stand in it.
+    """
+    device = model.transformer.device
+    before, after = model.special_ids
+    padding = model.tokenizer.pad_token_id or 0
+    here, padded = [], []
+    for batch, length in batches:
+        here.append(concat([numpy.arange(*pieces.bounds[s : s + 2]) for s in batch]))
+        padded.append(pad(pieces, batch, here[-1], length, before, after, padding))
+    ids, mask, _ = padded[0]
+    blocks: list[Block] = []
+    if len(batches) > 1:
+        first = get_first_position(model.transformer)
+        inputs, blocks = pack([(ids, mask) for ids, mask, _ in padded], first)
+    else:
+        inputs = {"input_ids": to_device(ids, device)}
+        if not mask.all():
+            inputs["attention_mask"] = to_mask(mask, device)
+    content = numpy.flatnonzero(concat([content.ravel() for *_, content in padded]))
+    return inputs, blocks, to_device(concat(here), device), to_device(content, device)
+
+
+def halve(batches: list[Batch]) -> list[list[Batch]]:
+    """RETURNS (List[List[Batch]]): Two passes in place of one, nothing if it has one sequence."""
+    half = len(batches) // 2
+    if half:
+        return [batches[:half], batches[half:]]
+    [(batch, length)] = batches
+    half = len(batch) // 2
+    return [[(batch[:half], length)], [(batch[half:], length)]] if half else []
+
+
 def get_batches(
-    model: SharedTransformer, pieces: Wordpieces, n_threads: int = 1
-) -> list[tuple[Ints1d, int]]:
-    """RETURNS (List[Tuple[Ints1d, int]]): The sequences of each forward pass, and the length to pad
-    them to, special tokens included. For several threads they are smaller, to come out even.
+    model: SharedTransformer, pieces: Wordpieces, n_threads: int = 1, packs: bool = False
+) -> list[Batch]:
+    """RETURNS (List[Batch]): Sequences that are padded to one length, special tokens included. For
+    several threads they are smaller, to come out even; to be packed, of nearly one length.
     """
     n_special = sum(map(len, model.special_ids))
     lengths, limit = pieces.lengths + n_special, model.max_length + n_special
     budget, device = model.attrs["max_batch_items"], model.transformer.device.type
     if n_threads > 1:
         budget = min(budget, int(lengths.sum()) // (EVEN * n_threads))
+    if packs:
+        return list(batch_by_length(lengths, budget, limit, PACKED_SLACK, padding_share=0))
     slack = SLACK.get(device, SLACK["cuda"])
     return list(batch_by_length(lengths, budget, limit, slack, few_shapes=device == "cpu"))
 
 
-def share(batches: list[tuple[Ints1d, int]], n: int) -> list[list[tuple[Ints1d, int]]]:
-    """RETURNS (List[List[Tuple[Ints1d, int]]]): The batches for each of n threads: from the largest
+def share(batches: list[Batch], n: int) -> list[list[Batch]]:
+    """RETURNS (List[List[Batch]]): The batches for each of n threads: from the largest
     on, each goes to the one that has the least to do.
     """
-    shares: list[list[tuple[Ints1d, int]]] = [[] for _ in range(n)]
+    shares: list[list[Batch]] = [[] for _ in range(n)]
     sizes = [0] * n
     for batch, length in sorted(batches, key=lambda batch: -len(batch[0]) * batch[1]):
         least = sizes.index(min(sizes))

@@ -129,7 +129,12 @@ def cut(lengths: Ints1d, max_length: int) -> Ints1d:
 
 
 def batch_by_length(
-    lengths: Ints1d, budget: int, limit: int, slack: int = 0, few_shapes: bool = True
+    lengths: Ints1d,
+    budget: int,
+    limit: int,
+    slack: int = 0,
+    few_shapes: bool = True,
+    padding_share: float = PADDING_SHARE,
 ) -> Iterator[tuple[Ints1d, int]]:
     """Group sequences of nearly the same length, so that little is spent on padding.
 
@@ -139,6 +144,7 @@ def batch_by_length(
     slack (int): Wordpieces of padding that are cheaper than another batch.
     few_shapes (bool): Whether numbers of sequences are rounded down: a CPU's library compiles code
         for each shape, and keeps it.
+    padding_share (float): How much of a batch may be padding even if that is more.
     YIELDS (Tuple[Ints1d, int]): Indices of the sequences of a batch, shortest first, and the
         length to pad them to.
     """
@@ -150,7 +156,7 @@ def batch_by_length(
     def fits(start: int, end: int) -> bool:
         area = padded[end - 1] * (end - start)
         padding = area - (sums[end] - sums[start])
-        is_even = padded[end - 1] == padded[start] or padding <= max(slack, PADDING_SHARE * area)
+        is_even = padded[end - 1] == padded[start] or padding <= max(slack, padding_share * area)
         return area <= budget and is_even
 
     start = 0

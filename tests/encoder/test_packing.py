@@ -1,0 +1,169 @@
+"""What is packed learns as what is padded."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import spacy
+import torch
+from conftest import FAMILIES, TEXTS, build_encoder
+from hypothesis import given
+from hypothesis import strategies as st
+from spacy.tokens import Doc
+from torch.nn import functional
+from transformers import AutoModel
+
+from spacy_mtl.encoder import model as encoder_model
+from spacy_mtl.encoder import packing
+from spacy_mtl.encoder.model import build_shared_transformer_v1, halve
+from spacy_mtl.encoder.packing import STEP, AttendWithin, Block, can_pack, make_passes, pack
+from spacy_mtl.encoder.spans import configure_sentence_spans
+
+NLP = spacy.blank("en")
+PACKED = sorted(packing.FAMILIES & FAMILIES.keys())
+
+
+def make_model(name: str, precision: Any = "float32", **config: Any) -> Any:
+    get_spans = configure_sentence_spans(200)
+    model = build_shared_transformer_v1(name, get_spans, {}, config, precision)
+    model.initialize()
+    return model
+
+
+def make_docs() -> list[Doc]:
+    texts = [TEXTS[0], " ".join(TEXTS * 4), "", TEXTS[1], "x", TEXTS[0], " ".join(TEXTS * 5)]
+    return [NLP(text) for text in texts]
+
+
+def learn(model: Any) -> tuple[numpy.ndarray, dict[str, torch.Tensor], list[tuple[int, ...]]]:
+    """RETURNS (Tuple): The features, the gradient of each weight, and the shape of each pass."""
+    shapes: list[tuple[int, ...]] = []
+
+    def watch(module: Any, args: Any, kwargs: Any) -> None:
+        shapes.append(tuple(kwargs["input_ids"].shape))
+
+    handle = model.transformer.register_forward_pre_hook(watch, with_kwargs=True)
+    matrix, backprop = model.begin_update(make_docs())
+    handle.remove()
+    backprop(numpy.random.default_rng(0).normal(size=matrix.data.shape).astype("f"))
+    named = model.transformer.named_parameters()
+    return matrix.data, {n: p.grad.clone() for n, p in named if p.grad is not None}, shapes
+
+
+@pytest.fixture
+def one_thread() -> Any:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_packed_learns_what_padded_does(
+    family: str, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(str(build_encoder(family, tmp_path)))
+    assert can_pack(model.transformer)
+    found, gradients, shapes = learn(model)
+    [(n, length)] = shapes
+    assert n == 1 and length % STEP == 0 and length > model.max_length / 2
+    model.transformer.zero_grad()
+    monkeypatch.setattr(encoder_model, "can_pack", lambda module: False)
+    expected, exact, shapes = learn(model)
+    assert len(shapes) > 1
+    numpy.testing.assert_allclose(found, expected, atol=2e-5)
+    assert gradients.keys() == exact.keys() and len(exact) > 10
+    largest = max(float(gradient.abs().max()) for gradient in exact.values())
+    for name, gradient in exact.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_more_wordpieces_than_the_encoder_has_positions(tmp_path: Path, one_thread: None) -> None:
+    model = make_model(str(build_encoder("bert", tmp_path)))
+    model.attrs["max_batch_items"] = 4096
+    docs = [NLP(" ".join(TEXTS * 5)) for _ in range(9)]
+    found, _ = model.begin_update(docs)
+    numpy.testing.assert_allclose(found.data, model.predict(docs).data, atol=2e-5)
+    model.attrs["max_batch_items"] = 200
+    found, _ = model.begin_update(docs)
+    numpy.testing.assert_allclose(found.data, model.predict(docs).data, atol=2e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_dropout_falls_anywhere(precision: str, tmp_path: Path, one_thread: None) -> None:
+    """On average it changes nothing, also in the attention between sequences of a block."""
+    model = make_model(str(build_encoder("bert", tmp_path, dropout=0.1)), precision)
+    docs = make_docs()
+    torch.manual_seed(0)
+    passes = [model.begin_update(docs)[0].data for _ in range(200)]
+    assert numpy.abs(passes[0] - passes[1]).min(axis=1).all()
+    plain = model.predict(docs).data
+    assert numpy.abs(numpy.mean(passes, axis=0) - plain).mean() < 0.1 * numpy.abs(plain).mean()
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - packing.FAMILIES))
+def test_families_that_are_padded(family: str, tmp_path: Path) -> None:
+    assert not can_pack(AutoModel.from_pretrained(build_encoder(family, tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"attn_implementation": "eager"},
+        {"output_attentions": True, "attn_implementation": "eager"},
+        {"position_embedding_type": "relative_key", "attn_implementation": "eager"},
+        {"is_decoder": True},
+    ],
+)
+def test_settings_that_are_padded(config: dict[str, Any], tmp_path: Path) -> None:
+    assert not can_pack(AutoModel.from_pretrained(build_encoder("bert", tmp_path), **config))
+
+
+def test_each_sequence_attends_to_itself() -> None:
+    mask = torch.tensor([0, 0, 0, -1e30, -1e30]).view(1, 1, 1, 5)
+    blocks = [Block(2, 3, None), Block(1, 5, mask)]
+    query, key, value = torch.randn(3, 1, 4, 11, 8)
+    with AttendWithin(blocks):
+        found = functional.scaled_dot_product_attention(query, key, value)
+    assert found.shape == (1, 4, 11, 8)
+    for first, last in [(0, 3), (3, 6), (6, 9)]:  # the last of which has two of padding behind it
+        rows = slice(first, last)
+        parts = (x[:, :, rows] for x in (query, key, value))
+        expected = functional.scaled_dot_product_attention(*parts)
+        torch.testing.assert_close(found[:, :, rows], expected)
+
+
+def test_layout() -> None:
+    ids = numpy.array([[2, 7, 3], [2, 8, 3]])
+    long, mask = numpy.array([[2, 9, 9, 3, 0]]), numpy.array([[1, 1, 1, 1, 0]])
+    inputs, blocks = pack([(ids, numpy.ones_like(ids)), (long, mask)], first_position=2)
+    assert inputs.keys() == {"input_ids", "token_type_ids", "position_ids"}
+    assert all(x.shape == (1, STEP) for x in inputs.values())
+    assert inputs["input_ids"][0, :12].tolist() == [2, 7, 3, 2, 8, 3, 2, 9, 9, 3, 0, 2]
+    assert inputs["position_ids"][0, :12].tolist() == [2, 3, 4, 2, 3, 4, 2, 3, 4, 5, 6, 2]
+    assert not inputs["token_type_ids"].any()
+    assert inputs["input_ids"][0, -1] != 0  # no padding at the end, of which there are warnings
+    assert [(block.n, block.length) for block in blocks] == [(2, 3), (1, 5), (1, STEP - 11)]
+    assert blocks[0].mask is None and blocks[2].mask is None
+    assert blocks[1].mask is not None
+    assert (blocks[1].mask.flatten() == 0).tolist() == [True, True, True, True, False]
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 50))), st.integers(0, 200))
+def test_passes_keep_within_the_budget(sizes: list[tuple[int, int]], budget: int) -> None:
+    batches = [(numpy.arange(n), length) for n, length in sizes]
+    passes = make_passes(batches, budget)
+    assert [batch for group in passes for batch in group] == batches
+    for group in passes:
+        assert len(group) == 1 or sum(len(batch) * length for batch, length in group) <= budget
+    if not budget:
+        assert len(passes) == len(batches)
+
+
+def test_halves() -> None:
+    one, three = (numpy.arange(1), 9), (numpy.arange(3), 7)
+    assert halve([one, three, one]) == [[one], [three, one]]
+    [[(first, length)], [(second, _)]] = halve([three])
+    assert (first.tolist(), second.tolist(), length) == ([0], [1, 2], 7)
+    assert halve([one]) == []
