@@ -2,12 +2,15 @@
 for a while afterwards, in the way of those that encode.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 from thinc.api import Model, NumpyOps, get_array_module
 
 from .types import Floats2d
+
+CHUNK = 512  # rows that are multiplied at a time: oneDNN compiles code for each number of them
 
 
 class OneCoreOps(NumpyOps):
@@ -24,7 +27,8 @@ class OneCoreOps(NumpyOps):
         trans2: bool = False,
     ) -> Floats2d:
         """RETURNS (Floats2d): The product of two matrices, which may be transposed before."""
-        product = matmul(x.T if trans1 else x, y.T if trans2 else y)
+        x, y = x.T if trans1 else x, y.T if trans2 else y
+        product = matmul(x, y) if trans1 else _on_one_core(multiply_rows, x, y)
         if out is None:
             return product
         out[:] = product
@@ -49,13 +53,13 @@ def use_one_core(model: Model) -> None:
 
 def matmul(a: Floats2d, b: Floats2d) -> Floats2d:
     """RETURNS (Floats2d): The product of two matrices, I x K and K x J."""
-    return _on_one_core("mm", a, b) if isinstance(a, numpy.ndarray) else a @ b
+    return _on_one_core(multiply, a, b) if isinstance(a, numpy.ndarray) else a @ b
 
 
 def dot(a: Any, b: Any) -> Any:
     """RETURNS (Array): The sum of the products of two arrays' values, in an array without axes."""
     if isinstance(a, numpy.ndarray):
-        return _on_one_core("dot", a.ravel(), b.ravel())
+        return _on_one_core(multiply, a.ravel(), b.ravel())
     return get_array_module(a).vdot(a, b)
 
 
@@ -64,13 +68,30 @@ def norm(x: Any) -> float:
     return float(get_array_module(x).sqrt(dot(x, x)))
 
 
-def _on_one_core(name: str, *arrays: Any) -> Any:
+def multiply(a: Any, b: Any) -> Any:
+    return a @ b
+
+
+def multiply_rows(x: Any, y: Any) -> Any:
+    """RETURNS (torch.Tensor): x @ y, by oneDNN: torch's default is slow on AMD."""
+    import torch
+
+    is_known = x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    n = len(x) - len(x) % CHUNK if is_known else 0
+    if not n:
+        return x @ y
+    one_dnn = torch.ops.mkldnn._linear_pointwise
+    chunks = [one_dnn(rows, y.T, None, "none", [], "") for rows in x[:n].split(CHUNK)]
+    return torch.cat([*chunks, x[n:] @ y])
+
+
+def _on_one_core(function: Callable, *arrays: Any) -> Any:
     import torch  # which takes a second: `import spacy` comes here by way of every head
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return getattr(torch, name)(*map(torch.from_numpy, arrays)).numpy()
+        return function(*map(torch.from_numpy, arrays)).numpy()
     finally:
         torch.set_num_threads(before)
 

@@ -57,6 +57,16 @@ def test_gemm_is_thincs(trans1: bool, trans2: bool) -> None:
     numpy.testing.assert_array_equal(out, found)
 
 
+@pytest.mark.parametrize("n", [0, 511, 512, 1300])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("trans2", [False, True])
+def test_many_rows(n: int, dtype: str, trans2: bool) -> None:
+    x, y = normal(n, 30, dtype=dtype), normal(30, 7, dtype=dtype)
+    found = ONE_CORE.gemm(x, y.T.copy() if trans2 else y, trans2=trans2)
+    assert found.dtype == dtype and found.flags.writeable
+    numpy.testing.assert_allclose(found, x @ y, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("drop", [0.1, 0.5, 0.9])
 def test_share_that_is_dropped(drop: float) -> None:
     fix_random_seed(0)
