@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 from spacy.tokens import Doc
 from spacy_transformers.layers import TransformerListener
-from thinc.api import Model, concatenate
+from thinc.api import Model
+from thinc.layers.concatenate import init as init_layers
 
 from .encoder.layers import Layers, mix_layers
 from .encoder.matrix import KEY, TokenMatrix, TokenRows, get_rows, set_rows
@@ -116,4 +118,26 @@ def build_concat_tok2vec_v1(
     if not layers:
         raise ValueError(Errors.M013)
     models = list(layers.values())
-    return concatenate(*models) if len(models) > 1 else models[0]
+    if len(models) == 1:
+        return models[0]
+    name = "|".join(model.name for model in models)
+    return Model(name, concatenate, init=init_layers, layers=models, dims={"nO": None})
+
+
+def concatenate(
+    model: Model, docs: list[Doc], is_train: bool
+) -> tuple[list[Floats2d], Callable[[list[Floats2d]], list[Doc]]]:
+    """thinc's layer of this name, with half of the copies."""
+    outputs, callbacks = zip(*(layer(docs, is_train) for layer in model.layers), strict=True)
+    ops: Any = model.ops
+    lengths = ops.asarray1i([len(rows) for rows in outputs[0]])
+    parts = [ops.flatten(rows) for rows in outputs]
+    cuts = numpy.cumsum([part.shape[1] for part in parts])[:-1]
+
+    def backprop(d_outputs: list[Floats2d]) -> list[Doc]:
+        d_parts = ops.xp.split(ops.flatten(d_outputs), cuts, axis=1)
+        for callback, d_part in zip(callbacks, d_parts, strict=True):
+            callback(ops.unflatten(ops.as_contig(d_part), lengths))
+        return docs
+
+    return ops.unflatten(ops.xp.hstack(parts), lengths), backprop

@@ -2,7 +2,7 @@
 for a while afterwards, in the way of those that encode.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
@@ -34,6 +34,14 @@ class OneCoreOps(NumpyOps):
         out[:] = product
         return out
 
+    def flatten(self, X: Any, dtype: Any = None, pad: int = 0, ndim_if_empty: int = 2) -> Any:
+        """RETURNS (Array): Arrays behind each other. Those that lie so in memory, as the rows of
+        docs do in the token matrix, are not copied.
+        """
+        if not pad and dtype is None and (rows := find_rows(X)) is not None:
+            return rows
+        return super().flatten(X, dtype=dtype, pad=pad, ndim_if_empty=ndim_if_empty)
+
     def get_dropout_mask(self, shape: Any, drop: float | None) -> Any:
         """RETURNS (Floats): 0 at this share of the places, 1 / (1 - drop) at the others. Drawn with
         sixteen bits for each, where thinc takes 64.
@@ -42,6 +50,25 @@ class OneCoreOps(NumpyOps):
             return super().get_dropout_mask(shape, drop)
         bits = numpy.random.randint(0, 2**16, shape, dtype="uint16")
         return numpy.multiply(bits >= round(drop * 2**16), 1 / (1 - drop), dtype="f")
+
+
+def find_rows(parts: Sequence[Any]) -> Floats2d | None:
+    """RETURNS (Optional[Floats2d]): The rows of a matrix of which these are consecutive parts."""
+    parts = [part for part in parts if part.size]
+    whole = parts[0].base if parts else None
+    if not isinstance(whole, numpy.ndarray) or whole.ndim != 2:
+        return None
+    for part in parts:
+        alike = part.dtype == whole.dtype and part.strides == whole.strides
+        if part.base is not whole or not alike or part.shape[1:] != whole.shape[1:]:
+            return None
+    starts = [(get_address(part) - get_address(whole)) // whole.strides[0] for part in parts]
+    ends = [start + len(part) for start, part in zip(starts, parts, strict=True)]
+    return whole[starts[0] : ends[-1]] if starts[1:] == ends[:-1] else None
+
+
+def get_address(array: Any) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def use_one_core(model: Model) -> None:

@@ -1,6 +1,7 @@
 """Products on one core are those of numpy and of thinc."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy
@@ -55,6 +56,41 @@ def test_gemm_is_thincs(trans1: bool, trans2: bool) -> None:
     out = numpy.empty_like(found)
     assert ONE_CORE.gemm(x, y, out=out, trans1=trans1, trans2=trans2) is out
     numpy.testing.assert_array_equal(out, found)
+
+
+def test_rows_of_a_matrix_are_not_copied() -> None:
+    whole = normal(9, 4)
+    for bounds in ([0, 2, 2, 9], [3, 4, 8], [5, 6]):
+        parts = [whole[a:b] for a, b in pairwise(bounds)]
+        found = ONE_CORE.flatten(parts)
+        assert found.base is whole
+        numpy.testing.assert_array_equal(found, whole[bounds[0] : bounds[-1]])
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda x: [x[:2], x[3:]],  # a gap
+        lambda x: [x[2:], x[:2]],  # another order
+        lambda x: [x[:2], x[2:].copy()],
+        lambda x: [x[:3, :2], x[3:, :2]],
+        lambda x: [x[:4:2], x[4::2]],
+        lambda x: [x[::-1][:2], x[::-1][2:]],
+        lambda x: [x.view("int32")[:2], x[2:]],
+        lambda x: [x.copy(), x],
+        lambda x: [x[5:5]],
+        lambda x: [],
+    ],
+)
+def test_what_does_not_lie_together_is_copied(cut: Callable[[Any], list[Any]]) -> None:
+    parts = cut(normal(9, 4))
+    found, expected = ONE_CORE.flatten(parts), NumpyOps().flatten(parts)
+    numpy.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype and not any(
+        found.base is x.base for x in parts if x.base is not None
+    )
+    padded = ONE_CORE.flatten(parts, pad=1)
+    numpy.testing.assert_array_equal(padded, NumpyOps().flatten(parts, pad=1))
 
 
 @pytest.mark.parametrize("n", [0, 511, 512, 1300])

@@ -264,7 +264,7 @@ def join(
     module = model.transformer
     width = model.get_dim("nO") * max(1, len(layers))
     with torch.inference_mode(not is_train), torch.set_grad_enabled(is_train):
-        hidden = torch.zeros(len(pieces.ids), width, device=module.device)
+        hidden = torch.empty(len(pieces.ids), width, device=module.device)
         for part in parts:
             for rows, states in part:
                 hidden.index_copy_(0, rows, states.detach())
