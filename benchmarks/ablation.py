@@ -1,6 +1,6 @@
 """Switch one option of ours at a time, and see what it is worth.
 
-    python benchmarks/ablation.py gum --data CORPUS_DIR --contenders ours no-crf equal-weights
+    python benchmarks/ablation.py gum --data CORPUS_DIR --contenders ours no-crf focal-2
 
 Settings, runs and options are those of accuracy.py. In parentheses stands what an option changes,
 against "ours" with the same seeds.

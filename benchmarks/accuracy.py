@@ -3,17 +3,19 @@
     python benchmarks/accuracy.py gum --data CORPUS_DIR --seeds 0 1 2 --updates 950
 
 CORPUS_DIR holds {name}_{train,dev,test}.spacy, as `python -m spacy mtl convert` writes them.
-"single" trains each task alone, for as many updates. With `--grid 1e-4 2e-4 3e-4` each contender
-has the learning rate (of stock its one, of ours the encoder's) whose mean of the dev scores is the
-highest with the first seed. Each run is a process of its own, so that memory can be told apart;
-what is done is kept in the results file, and a second call does only the rest. Other arguments
-override the config, as for `spacy train`.
+"even" is ours with all weights 1, "single" trains each task alone, for as many updates. With
+`--grid 1e-4 2e-4 3e-4` each contender has the learning rate (of stock its one, of ours the
+encoder's) whose mean of the dev scores is the highest with the first seed. Each run is a process
+of its own, so that memory can be told apart; what is done is kept in the results file, and a second
+call does only the rest. Other arguments override the config, as for `spacy train`.
 """
 
-from runs import SINGLE, Contender, compare
+from runs import SCORES, SINGLE, Contender, compare
 
+WEIGHTS = "components.transformer.balancer.weights"
+EVEN = Contender({WEIGHTS: dict.fromkeys(SCORES, 1.0)})
 STOCK = Contender(config="stock.cfg", rate="training.optimizer.learn_rate.initial_rate")
-CONTENDERS = {"stock": STOCK, "ours": Contender(), **SINGLE}
+CONTENDERS = {"stock": STOCK, "ours": Contender(), "even": EVEN, **SINGLE}
 
 if __name__ == "__main__":
     compare(__doc__, CONTENDERS, "metrics/accuracy.jsonl")
