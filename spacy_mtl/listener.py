@@ -132,7 +132,7 @@ def concatenate(
     ops: Any = model.ops
     lengths = ops.asarray1i([len(rows) for rows in outputs[0]])
     parts = [ops.flatten(rows) for rows in outputs]
-    cuts = numpy.cumsum([part.shape[1] for part in parts])[:-1]
+    cuts = numpy.cumsum([part.shape[1] for part in parts])[:-1].tolist()
 
     def backprop(d_outputs: list[Floats2d]) -> list[Doc]:
         d_parts = ops.xp.split(ops.flatten(d_outputs), cuts, axis=1)

@@ -115,7 +115,7 @@ def pack(
     rows, positions, blocks = [], [], []
     # Something that is no padding stands at the end, or Hugging Face would warn of it.
     n_tail = STEP - sum(ids.size for ids, _ in padded) % STEP
-    tail = numpy.full((1, n_tail), padded[0][0][0, 0])
+    tail = numpy.full((n_tail, 1), padded[0][0][0, 0])
     for ids, mask in [*padded, (tail, numpy.ones_like(tail))]:
         n, length = ids.shape
         hidden = torch.from_numpy(mask == 0).view(n, 1, 1, length)

@@ -141,10 +141,10 @@ def test_layout() -> None:
     assert inputs.keys() == {"input_ids", "token_type_ids", "position_ids"}
     assert all(x.shape == (1, STEP) for x in inputs.values())
     assert inputs["input_ids"][0, :12].tolist() == [2, 7, 3, 2, 8, 3, 2, 9, 9, 3, 0, 2]
-    assert inputs["position_ids"][0, :12].tolist() == [2, 3, 4, 2, 3, 4, 2, 3, 4, 5, 6, 2]
+    assert inputs["position_ids"][0, :13].tolist() == [2, 3, 4, 2, 3, 4, 2, 3, 4, 5, 6, 2, 2]
     assert not inputs["token_type_ids"].any()
     assert inputs["input_ids"][0, -1] != 0  # no padding at the end, of which there are warnings
-    assert [(block.n, block.length) for block in blocks] == [(2, 3), (1, 5), (1, STEP - 11)]
+    assert [(block.n, block.length) for block in blocks] == [(2, 3), (1, 5), (STEP - 11, 1)]
     assert blocks[0].mask is None and blocks[2].mask is None
     assert blocks[1].mask is not None
     assert (blocks[1].mask.flatten() == 0).tolist() == [True, True, True, True, False]
