@@ -375,7 +375,8 @@ def load_bare(args: argparse.Namespace, precision: str) -> Any:
         pieces = Wordpieces(ids, cut(lengths, 200), none, none)
         batches = share(get_batches(model, pieces, n_threads), n_threads)
         passes = [make_passes(part, 0) for part in batches]
-        run_at_once([partial(encode, model, pieces, part, (), None) for part in passes])
+        hidden = torch.empty(len(ids), model.get_dim("nO"), device=args.device)
+        run_at_once([partial(encode, model, pieces, part, (), None, hidden) for part in passes])
         if args.device == "cuda":
             torch.cuda.synchronize()
         return sum(len(words) for words, _ in texts) / (time.perf_counter() - start)

@@ -240,6 +240,8 @@ def split(
     asked = get_numbers(model.attrs["layers"], last)
     layers = asked and tuple(sorted({*asked, last}))
     pieces = get_wordpieces(docs, model.attrs["get_spans"](docs), model.tokenizer, model.max_length)
+    width = model.get_dim("nO") * max(1, len(layers))
+    hidden = torch.empty(len(pieces.ids), width, device=model.transformer.device)
     # In predictions larger passes gain nothing.
     packs = is_train and model.transformer.device.type == "cpu" and can_pack(model.transformer)
     budget = model.attrs["max_batch_items"] if packs else 0
@@ -248,8 +250,8 @@ def split(
         passes = make_passes(batches, budget)
         # Each thread has random numbers of its own, so that it does not matter which is faster.
         seed = int(torch.randint(2**62, ())) if is_train else None
-        jobs.append(partial(encode, model, pieces, passes, layers, seed))
-    return jobs, partial(join, model, docs, pieces, layers, is_train)
+        jobs.append(partial(encode, model, pieces, passes, layers, seed, hidden))
+    return jobs, partial(join, model, docs, pieces, layers, is_train, hidden)
 
 
 def join(
@@ -258,18 +260,12 @@ def join(
     pieces: Wordpieces,
     layers: tuple[int, ...],
     is_train: bool,
+    hidden: torch.Tensor,
     parts: list[Part],
 ) -> tuple[TokenMatrix, EncoderPass]:
-    """Put the wordpieces of all batches in their places, and pool them to tokens."""
+    """Pool the wordpieces of all batches to tokens."""
     module = model.transformer
-    width = model.get_dim("nO") * max(1, len(layers))
     with torch.inference_mode(not is_train), torch.set_grad_enabled(is_train):
-        hidden = torch.empty(len(pieces.ids), width, device=module.device)
-        for part in parts:
-            for rows, states in part:
-                hidden.index_copy_(0, rows, states.detach())
-            if not is_train:
-                part.clear()
         matrix = pool(hidden.requires_grad_(is_train), pieces)
     data: Any = torch2xp(matrix.detach())
     lengths = [len(doc) for doc in docs]
@@ -282,13 +278,15 @@ def encode(
     passes: list[list[Batch]],
     layers: Sequence[int],
     seed: int | None,
+    hidden: torch.Tensor,
 ) -> Part:
     """Read some of the batches.
 
     passes (List[List[Batch]]): Those of each forward pass.
     seed (Optional[int]): Of the dropout in training, None in a prediction.
-    RETURNS (Part): For each pass, which of the W wordpieces it holds, and their last hidden
-        states, n x H, float32; or those of K layers beside each other, n x K * H.
+    hidden (torch.Tensor): Gets the last hidden states of their wordpieces, W x H, or those of K
+        layers beside each other, W x K * H.
+    RETURNS (Part): In training for each pass which of the W wordpieces it holds, and their states.
     """
     shim: Any = model.layers[0].shims[0]
     module, device = model.transformer, model.transformer.device
@@ -325,7 +323,10 @@ def encode(
                 warnings.warn(Warnings.W003.format(n=n, length=length))
                 passes += halves
                 continue
-            part.append((here, states[content].float()))
+            found = states[content].float()
+            hidden.index_copy_(0, here, found.detach())
+            if seed is not None:
+                part.append((here, found))
     return part
 
 
