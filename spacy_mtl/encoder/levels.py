@@ -15,7 +15,8 @@ from .ahead import run_at_once
 from .kernels import training_products
 
 LEVELS = ("features", "last_layer", "params")
-# Memory for gradients of vocabularies, by their weights: fresh pages take longer than all of it.
+# Memory for gradients of vocabularies, by their weights, or None while one is in use: fresh pages
+# take longer than what is computed.
 KEPT: Any = WeakTensorKeyDictionary()
 Part = list[tuple[torch.Tensor, torch.Tensor]]  # rows of `hidden`, and the states that fill them
 
@@ -106,10 +107,16 @@ def get_gradients(states: Any, d_states: Any, weights: Any, **options: Any) -> A
 
 
 def to_dense(gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """RETURNS (torch.Tensor): A sparse gradient with all its zeros, until the next one."""
-    if weight not in KEPT:
-        KEPT[weight] = torch.empty_like(weight)
-    return KEPT[weight].zero_().add_(gradient)
+    """RETURNS (torch.Tensor): A sparse gradient with all its zeros."""
+    memory, KEPT[weight] = KEPT.get(weight), None
+    return (torch.empty_like(weight) if memory is None else memory).zero_().add_(gradient)
+
+
+def keep_memory(module: torch.nn.Module) -> None:
+    """Take the memory of gradients that were sparse for the next ones, after an update."""
+    for weight in module.parameters():
+        if weight.grad is not None and weight in KEPT:
+            KEPT[weight] = weight.grad
 
 
 def get_weights(module: torch.nn.Module, level: str) -> list[torch.nn.Parameter]:

@@ -14,6 +14,7 @@ from thinc.api import get_torch_default_device
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModel
 
+from .levels import keep_memory
 from .lora import LoRA, check_frozen, merge
 from .precision import PredictionWeights
 
@@ -89,6 +90,7 @@ class EncoderShim(HFShim):
             optimizer.step_module(self.id, self._model)
         else:
             super().finish_update(optimizer)
+        keep_memory(self._model)
         self._model.zero_grad(set_to_none=True)
         self.for_prediction.forget()
 

@@ -10,7 +10,7 @@ import torch
 from conftest import TEXTS, encoder_module, make_examples, make_pass
 from spacy_transformers.span_getters import configure_strided_spans
 
-from spacy_mtl.encoder.levels import get_weights
+from spacy_mtl.encoder.levels import KEPT, get_weights, keep_memory, to_dense
 from spacy_mtl.encoder.model import build_shared_transformer_v1
 
 LAYERS = {"albert": "albert_layer_groups.0", "distilbert": "transformer.layer.1"}
@@ -125,3 +125,29 @@ def test_a_pipeline_whose_last_layer_is_frozen(make_nlp: Callable) -> None:
     with pytest.raises(ValueError, match=r"M025.*'last_layer'"):
         nlp.update(make_examples(nlp), sgd=nlp.create_optimizer())
         nlp.get_pipe("transformer").flush()
+
+
+def test_memory_of_a_gradient_is_used_again_after_an_update() -> None:
+    """Not before: who holds a gradient keeps it."""
+    embedding = torch.nn.Embedding(100, 4)
+    weight, ids = embedding.weight, torch.tensor([3, 7])
+
+    def learn() -> torch.Tensor:
+        weight.grad = None
+        torch.nn.functional.embedding(ids, weight, sparse=True).sum().backward()
+        assert weight.grad is not None and weight.grad.is_sparse
+        weight.grad = to_dense(weight.grad, weight)
+        return weight.grad
+
+    first, second = learn(), learn()
+    assert first.data_ptr() != second.data_ptr()
+    keep_memory(embedding)
+    ids = torch.tensor([5, 9])
+    third = learn()
+    assert third.data_ptr() == second.data_ptr()
+    assert third.sum(1).nonzero().flatten().tolist() == [5, 9]
+    assert first.sum(1).nonzero().flatten().tolist() == [3, 7]
+    other = torch.nn.Linear(2, 2)
+    other.weight.grad = torch.ones(2, 2)
+    keep_memory(other)
+    assert other.weight not in KEPT
