@@ -117,7 +117,9 @@ class TrainingKernels(Kernels):
         """Look ids up among those of the pass, so that there is one gradient for them, sparse, and
         none for a whole vocabulary from each batch.
         """
-        if is_kept(weight) and 0 < 2 * len(self.ids) < len(weight):
+        # Norms and weights by frequency, which no encoder asks for, are left to torch.
+        is_plain = not (args or kwargs.get("max_norm") or kwargs.get("scale_grad_by_freq"))
+        if is_plain and is_kept(weight) and 0 < 2 * len(self.ids) < len(weight):
             places = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
             if torch.equal(self.ids[places], ids):
                 if id(weight) not in self.tables:

@@ -666,10 +666,13 @@ def test_one_gradient_for_the_vocabulary(padding_idx: int | None) -> None:
     torch.testing.assert_close(found, plain.weight.grad, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", ["other ids", "small"])
+@pytest.mark.parametrize("case", ["other ids", "small", "max_norm", "scale_grad_by_freq"])
 def test_embeddings_that_are_left_to_torch(case: str) -> None:
-    """Ids that the pass does not have, such as those of positions, and tables not worth it."""
-    embedding = torch.nn.Embedding(6 if case == "small" else 500, 4)
+    """Ids that the pass does not have, such as those of positions, tables not worth it, and what
+    no encoder asks for.
+    """
+    settings: Any = {"max_norm": {"max_norm": 0.1}, "scale_grad_by_freq": {case: True}}
+    embedding = torch.nn.Embedding(6 if case == "small" else 500, 4, **settings.get(case, {}))
     ids = torch.tensor([1, 2, 5 if case == "other ids" else 3])
     with learning(1, 2, 3) as mode:
         found = embedding(ids)
