@@ -426,6 +426,9 @@ def load_training(
             T["optimizer"].step_schedules()
         return sum(len(eg) for batch in six for eg in batch) / (time.perf_counter() - start)
 
+    # A training has hundreds of updates, and the first ones wait for memory and compiled code.
+    for _ in range(3):
+        run([])
     return run
 
 

@@ -1,6 +1,7 @@
 """Tiny encoders of several families, made on the spot, and a few labelled texts."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tokenizers import (
 )
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
+from spacy_mtl.encoder import attention, kernels, onednn
 from spacy_mtl.encoder import model as encoder_model
 from spacy_mtl.encoder.levels import EncoderPass
 
@@ -308,3 +310,44 @@ def linear_unpacked(x, weight, bias, then="none"):
     """What kernels.linear_packed computes, with weights that are not packed."""
     y = torch.nn.functional.linear(x, weight, bias)
     return torch.nn.functional.gelu(y) if then == "gelu" else y
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def one_dnn_rounds() -> bool:
+    """Whether this CPU computes bfloat16 where oneDNN may, or torch does not know the setting."""
+    x = normal(64, 64)
+    try:
+        with onednn.one_dnn:
+            return bool((x @ x - (x.double() @ x.double())).abs().max() > 1e-3)
+    except AttributeError:
+        return True
+
+
+def can_pack() -> bool:
+    """Whether this build of torch has packed linear layers."""
+    with torch.inference_mode():
+        try:
+            x, weight, bias = onednn.example(torch.float32)
+            onednn.linear_packed(x, onednn.pack(weight, len(x)), bias)
+        except (AttributeError, RuntimeError):
+            return False
+    return True
+
+
+@pytest.fixture
+def forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All kernels are used, whether or not they are the faster ones here. What this machine or
+    build of torch lacks is replaced by torch's plain functions, so that the rest is tested.
+    """
+    monkeypatch.setattr(kernels, "packing_pays", lambda dtype: dtype == torch.float32)
+    is_rough = one_dnn_rounds()
+    for module in (attention, onednn):
+        monkeypatch.setattr(module, "one_dnn_pays", lambda: True)
+        if is_rough:
+            monkeypatch.setattr(module, "one_dnn", nullcontext())
+    if not can_pack():
+        monkeypatch.setattr(kernels, "pack", lambda weight, n_rows: weight.detach().clone())
+        monkeypatch.setattr(kernels, "linear_packed", linear_unpacked)

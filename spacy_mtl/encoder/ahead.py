@@ -20,11 +20,20 @@ Split = Callable[[In, int], tuple[Sequence[Callable[[], Part]], Callable[[list[P
 
 
 def run_at_once(jobs: Sequence[Callable[[], Part]]) -> list[Part]:
-    """RETURNS (List): What each job has returned. Each runs in a thread of its own."""
-    if len(jobs) == 1:
-        return [jobs[0]()]
-    with share_threads(len(jobs)) as pool:
-        return [future.result() for future in [pool.submit(job) for job in jobs]]
+    """RETURNS (List): What each job has returned. All but the first have threads of their own."""
+    first, *others = jobs
+    if not others:
+        return [first()]
+    n_threads = torch.get_num_threads()
+    share = max(1, n_threads // len(jobs))
+    with share_threads(len(others), share) as pool:
+        futures = [pool.submit(job) for job in others]
+        torch.set_num_threads(share)
+        try:
+            found = first()
+        finally:
+            torch.set_num_threads(n_threads)
+        return [found, *(future.result() for future in futures)]
 
 
 def run_ahead(
@@ -45,12 +54,13 @@ def run_ahead(
     """
     running: deque[tuple[In, Callable[[], Out]]] = deque()
     has_threads = workers <= torch.get_num_threads()
+    share = max(1, torch.get_num_threads() // workers)
     with ExitStack() as stack:
         pool = None
         for item in inputs:
             n_ahead, get = 0, partial(run, split, item)
             if has_threads and is_large(item):
-                pool = pool or stack.enter_context(share_threads(workers))
+                pool = pool or stack.enter_context(share_threads(workers, share))
                 n_ahead, get = workers, begin(split, item, workers, pool)
             running.append((item, get))
             while len(running) > n_ahead:
@@ -76,15 +86,15 @@ def begin(split: Split[In, Part, Out], item: In, workers: int, pool: Executor) -
 
 
 @contextmanager
-def share_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """YIELDS (ThreadPoolExecutor): Threads that compute with an equal part of torch's each."""
+def share_threads(workers: int, share: int) -> Iterator[ThreadPoolExecutor]:
+    """YIELDS (ThreadPoolExecutor): Threads that compute with so many of torch's each."""
     n_threads = torch.get_num_threads()
     gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
     ready = Barrier(workers + 1)
 
     def start() -> None:
         torch.get_num_threads()  # asked for the first time in a thread, it takes over the default
-        torch.set_num_threads(max(1, n_threads // workers))
+        torch.set_num_threads(share)
         if gpu is not None:
             set_active_gpu(gpu)  # each thread has its own
 

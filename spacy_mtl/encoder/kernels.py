@@ -1,15 +1,7 @@
-"""Faster ways to compute what encoders compute on a CPU, behind torch's own functions.
+"""Faster ways to compute what encoders compute on a CPU, behind torch's own functions."""
 
-torch sends float32 products to MKL, which on AMD is half as fast as the oneDNN in the same wheel,
-computes attention with dropout by a slow path, and draws dropout one number at a time.
-"""
-
-import math
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import cache, partial, wraps
-from threading import Lock
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy
@@ -19,9 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from transformers.activations import GELUActivation
 
-CACHED = 2**19  # attention scores that are computed together
-FORBIDDEN = -1e30  # of attention, so low that exp is 0
-SHORT = 48  # wordpieces; below, torch's fused attention is the faster one
+from .attention import Block, attend, attention
+from .dropout import dropout
+from .onednn import linear_packed, pack, packing_pays
 
 
 class Kernels(TorchFunctionMode):
@@ -96,16 +88,17 @@ class TrainingKernels(Kernels):
     """
 
     def __init__(self, ids: Any, seed: int) -> None:
-        self.random = torch.Generator().manual_seed(seed)
-        drop = partial(dropout, generator=self.random)
+        self.random = numpy.random.default_rng(seed)
         super().__init__(
             {
                 functional.linear: self.linear,
                 functional.embedding: self.embedding,
-                functional.scaled_dot_product_attention: partial(attention, drop=drop),
-                functional.dropout: drop,
+                functional.scaled_dot_product_attention: self.attention,
+                functional.dropout: partial(dropout, generator=self.random),
             }
         )
+        # What stands behind each other in a packed pass: each sequence attends to itself.
+        self.blocks: Sequence[Block] = ()
         self.ids: Any = torch.from_numpy(numpy.unique(ids))
         self.tables: dict[int, torch.Tensor] = {}  # embeddings of these, by the id of all
         self.cast: tuple[Any, Any] = (None, None)  # what was last cast for a layer, and to what
@@ -128,6 +121,17 @@ class TrainingKernels(Kernels):
                     )
                 return functional.embedding(places, self.tables[id(weight)])
         return functional.embedding(ids, weight, padding_idx, *args, **kwargs)
+
+    def attention(
+        self, query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """RETURNS (torch.Tensor): As of torch's function: B x H x L x D, packed 1 x H x T x D."""
+        if not self.blocks:
+            return attention(query, key, value, attn_mask, *args, generator=self.random, **kwargs)
+        assert attn_mask is None, "the pass as a whole has no mask"
+        rows = [x[0].transpose(0, 1) for x in (query, key, value)]
+        found = attend(*rows, self.blocks, kwargs.get("dropout_p", 0.0), self.random)
+        return found.transpose(0, 1)[None]
 
     def linear(self, x: Any, weight: Any, bias: Any = None) -> Any:
         if torch.is_autocast_enabled("cpu"):
@@ -171,208 +175,6 @@ def gpu_attention() -> Any:
     )
 
 
-def dropout(
-    x: Any,
-    p: float = 0.5,
-    training: bool = True,
-    inplace: bool = False,
-    generator: torch.Generator | None = None,
-) -> Any:
-    """Dropout with fifteen random bits per value. All in integers, which is several times as fast
-    as by way of booleans.
-    """
-    if not training or not 0 < p < 1:
-        return functional.dropout(x, p, training)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64)
-    bits.random_(-(2**63), None, generator=generator)
-    kept = bits.view(torch.int16)[: x.numel()].view(x.shape).bitwise_right_shift_(1)
-    kept = kept.sub_(round((1 - p) * 2**15) - 2**14).bitwise_right_shift_(15)  # all ones or zeros
-    one = kept.bitwise_and_(0x3F80).view(torch.bfloat16)  # its bits in bfloat16
-    return x * one.to(x.dtype).mul_(1 / (1 - p))
-
-
-def attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    drop: Callable = dropout,
-    **kwargs: Any,
-) -> Any:
-    """Attention by products of matrices: faster than torch's where it would not fuse them, as with
-    dropout, or fuses them slowly, as in bfloat16.
-
-    query, key, value (torch.Tensor): B x H x L x D; the value may have another D. Whatever else
-        torch accepts goes to torch.
-    drop (Callable): `dropout`, or what draws from another generator.
-    """
-    is_bfloat16 = query.dtype == torch.bfloat16
-    slow = dropout_p > 0 or is_bfloat16 or one_dnn_pays()
-    plain = query.ndim == 4 and all(
-        x.shape[:2] == query.shape[:2] and x.dtype == query.dtype for x in (key, value)
-    )
-    short = query.shape[-2] < SHORT and not torch.is_grad_enabled()
-    if is_causal or kwargs or short or not (slow and plain):
-        return functional.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, **kwargs
-        )
-    if not torch.is_grad_enabled() and dropout_p == 0:
-        with nullcontext() if is_bfloat16 else one_dnn:
-            return attention_in_parts(query, key, value, attn_mask)
-    with torch.autocast("cpu", enabled=False):
-        q, k, v = (x.flatten(0, 1) for x in (query / math.sqrt(query.shape[-1]), key, value))
-        scores = q @ k.transpose(1, 2)
-        if attn_mask is not None:
-            shaped = scores.view(*query.shape[:2], *scores.shape[1:])
-            if attn_mask.dtype == torch.bool:
-                shaped = shaped.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
-            else:
-                shaped = shaped + attn_mask.to(scores.dtype)
-            scores = shaped.flatten(0, 1)
-        return (drop(scores.softmax(-1), dropout_p) @ v).unflatten(0, query.shape[:2])
-
-
-def attention_in_parts(query: Any, key: Any, value: Any, mask: Any) -> Any:
-    """Attention of so many sequences at a time that their scores stay in the CPU's cache."""
-    n_all, n_heads, length, width = query.shape
-    n = max(1, CACHED // (n_heads * length * key.shape[2]))
-    result = query.new_empty(n_all, length, n_heads, value.shape[-1]).transpose(1, 2)
-    exact = query.new_empty(min(n, n_all) * n_heads, length, key.shape[2], dtype=torch.float32)
-    rough = exact if query.dtype == exact.dtype else torch.empty_like(exact, dtype=query.dtype)
-    if mask is not None:
-        if mask.dtype == torch.bool:
-            mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, FORBIDDEN)
-        mask = mask.expand(n_all, n_heads, length, key.shape[2])
-    for start in range(0, n_all, n):
-        part = slice(start, start + n)
-        q, k, v = (x[part].flatten(0, 1) for x in (query, key, value))
-        scores, weights = rough[: len(q)], exact[: len(q)]
-        torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=width**-0.5, out=scores)
-        if mask is not None:
-            scores.unflatten(0, (-1, n_heads)).add_(mask[part])
-        torch.softmax(scores, -1, dtype=torch.float32, out=weights)
-        if rough is not exact:
-            weights = scores.copy_(weights)
-        result[part] = torch.bmm(weights, v).unflatten(0, (-1, n_heads))
-    return result
-
-
-class OneDnn:
-    """While active, in any thread, products of float32 matrices go to oneDNN.
-
-    The name of the setting says bfloat16, and that is what a CPU with AMX would compute; others
-    compute float32. `one_dnn_pays` tells them apart.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.depth, self.before = Lock(), 0, ""
-
-    def __enter__(self) -> None:
-        settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-        with self.lock:
-            if not self.depth:
-                self.before, settings.fp32_precision = settings.fp32_precision, "bf16"
-            self.depth += 1
-
-    def __exit__(self, *error: Any) -> None:
-        with self.lock:
-            self.depth -= 1
-            if not self.depth:
-                settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-                settings.fp32_precision = self.before
-
-
-one_dnn = OneDnn()
-
-
-def training_products() -> Any:
-    """RETURNS (ContextManager): Products of float32 matrices as fast as they can be exact. For the
-    whole of a pass: were it for single products, others would come into it by chance.
-    """
-    return one_dnn if one_dnn_pays() else nullcontext()
-
-
 def is_kept(weight: Any) -> bool:
     """RETURNS (bool): Whether it is a module's: one made on the fly leaves its id to the next."""
     return isinstance(weight, torch.nn.Parameter)
-
-
-def pack(weight: Any, n_rows: int) -> Any:
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), n_rows)
-
-
-def linear_packed(x: Any, packed: Any, bias: Any, then: str = "none") -> Any:
-    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, then, [], "none")
-
-
-def probe(function: Callable) -> Callable:
-    """RETURNS (Callable): The function, which measures once. Other threads wait for it: what they
-    compute meanwhile would change the answer.
-    """
-    ask = cache(function)
-
-    @wraps(function)
-    def ask_in_turn(*args: Any) -> Any:
-        with probing:
-            return ask(*args)
-
-    return ask_in_turn
-
-
-probing = Lock()
-
-
-@probe
-def packing_pays(dtype: torch.dtype) -> bool:
-    """RETURNS (bool): Whether linear layers with packed weights are faster here, and as exact."""
-    with torch.inference_mode():
-        x, weight, bias = example(dtype)
-        try:
-            packed = pack(weight, len(x))
-            return is_better(
-                lambda: linear_packed(x, packed, bias), lambda: functional.linear(x, weight, bias)
-            )
-        except (AttributeError, RuntimeError):  # another build of torch
-            return False
-
-
-@probe
-def one_dnn_pays() -> bool:
-    """RETURNS (bool): Whether oneDNN is clearly faster than torch's default at float32, and as
-    exact. Were it close, the next run might choose otherwise and train other weights.
-    """
-    x, weight, _ = example(torch.float32)
-
-    def ours() -> Any:
-        with one_dnn:
-            return x @ weight.T
-
-    try:
-        return is_better(ours, lambda: x @ weight.T, margin=1.2)
-    except AttributeError:  # another build of torch
-        return False
-
-
-def example(dtype: torch.dtype) -> tuple[Any, Any, Any]:
-    """RETURNS (Tuple): A linear layer's input, weight and bias, of common sizes."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(512, 384), (1536, 384), (1536,)]
-    return tuple(torch.randn(shape, generator=generator).to(dtype) for shape in shapes)  # type: ignore[return-value]
-
-
-def is_better(ours: Callable[[], Any], torchs: Callable[[], Any], margin: float = 1.0) -> bool:
-    """RETURNS (bool): Whether the first is faster by this factor, and differs by rounding only."""
-    mine, theirs = ours(), torchs()
-    tolerance = 16 * torch.finfo(theirs.dtype).eps
-    if not (mine - theirs).abs().max() <= tolerance * theirs.abs().max():
-        return False
-    times = [(clock(ours), clock(torchs)) for _ in range(5)]
-    return margin * min(time for time, _ in times) < min(time for _, time in times)
-
-
-def clock(way: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    way()
-    return time.perf_counter() - start

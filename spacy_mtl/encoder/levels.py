@@ -12,7 +12,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..errors import Errors
 from ..types import Floats2d
 from .ahead import run_at_once
-from .kernels import training_products
+from .onednn import training_products
 
 LEVELS = ("features", "last_layer", "params")
 # Memory for gradients of vocabularies, by their weights, or None while one is in use: fresh pages

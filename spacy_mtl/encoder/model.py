@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from ..errors import Errors, Warnings
 from ..pretrained import load_pretrained
 from ..types import Ints1d, Ints2d
 from .ahead import WORKERS, run_at_once
-from .kernels import KnownMask, TrainingKernels, gpu_attention, training_products
+from .attention import Block
+from .kernels import KnownMask, TrainingKernels, gpu_attention
 from .layers import get_numbers
 from .levels import EncoderPass, Part
 from .lora import LoRA
 from .matrix import TokenMatrix
-from .packing import AttendWithin, Batch, Block, can_pack, get_first_position, make_passes, pack
+from .onednn import training_products
+from .packing import Batch, can_pack, get_first_position, make_passes, pack
 from .precision import Precision, get_dtype
 from .shim import EncoderShim
 from .wordpieces import Wordpieces, batch_by_length, concat, get_backend, get_wordpieces
@@ -33,7 +35,7 @@ EVEN = 2  # batches for each thread, at least
 # Wordpieces that are read in the time which a batch takes, however small: on a GPU, until its
 # kernels have been launched.
 SLACK = {"cpu": 32, "cuda": 4096}
-PACKED_SLACK = 4  # the same where a batch is only a part of a pass
+PACKED_SLACK = 0  # the same where a batch is only a part of a pass
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
 
 
@@ -292,6 +294,7 @@ def encode(
     module, device = model.transformer, model.transformer.device
     dtype = get_dtype(model.attrs["precision"], device)
     contexts: list[Any] = [torch.inference_mode(seed is None)]
+    training = None
     if seed is None:
         module = shim.for_prediction.get(shim.adapted or module, dtype)
         contexts += [shim.for_prediction.kernels]
@@ -299,8 +302,8 @@ def encode(
         module.train()
         is_half, on_gpu = dtype != torch.float32, device.type != "cpu"
         autocast = torch.autocast(device.type, torch.bfloat16, is_half, cache_enabled=on_gpu)
-        kernels = TrainingKernels([*pieces.ids, *model.frame_ids], seed)
-        contexts += [torch.enable_grad(), autocast, training_products(), kernels]
+        training = TrainingKernels([*pieces.ids, *model.frame_ids], seed)
+        contexts += [torch.enable_grad(), autocast, training_products(), training]
     if device.type != "cpu":
         contexts[-1] = gpu_attention()
     options = {"output_hidden_states": True} if layers else {}
@@ -311,9 +314,10 @@ def encode(
         while passes:
             batches = passes.pop()
             inputs, blocks, here, content = lay_out(model, pieces, batches)
+            if training is not None:
+                training.blocks = blocks
             try:
-                with AttendWithin(blocks) if blocks else nullcontext():
-                    output = module(**inputs, **options)
+                output = module(**inputs, **options)
                 states = join_states(output, layers).flatten(0, 1)
             except RuntimeError as err:
                 halves = halve(batches)

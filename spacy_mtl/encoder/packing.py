@@ -4,66 +4,19 @@ to that of all weights.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 import torch
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from ..types import Ints1d, Ints2d
-from .kernels import FORBIDDEN
+from .attention import FORBIDDEN, Block
 
 # Those with absolute positions, attention by torch's function, and nothing else between wordpieces.
 FAMILIES = {"albert", "bert", "camembert", "roberta", "xlm-roberta"}
 STEP = 32  # wordpieces; a CPU's library compiles code for each number of rows, and keeps it
 
 Batch = tuple[Ints1d, int]  # indices of sequences, and the length to pad them to
-
-
-class Block(NamedTuple):
-    """Sequences of one length in a packed pass.
-
-    n (int): How many, B.
-    length (int): Wordpieces of each, padding included, L.
-    mask (Optional[torch.Tensor]): What to add to their attention scores, B x 1 x 1 x L.
-    """
-
-    n: int
-    length: int
-    mask: torch.Tensor | None
-
-
-class AttendWithin(TorchFunctionMode):
-    """While active in a thread, each sequence of a packed pass attends to itself.
-
-    blocks (Sequence[Block]): What stands behind each other, T wordpieces in all.
-    """
-
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        super().__init__()
-        self.blocks = blocks
-        self.sizes = [block.n * block.length for block in blocks]
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is functional.scaled_dot_product_attention:
-            return self.attend(*args, **kwargs or {})
-        return func(*args, **kwargs or {})
-
-    def attend(
-        self, query: Any, key: Any, value: Any, attn_mask: None = None, **options: Any
-    ) -> Any:
-        """RETURNS (torch.Tensor): As of torch's function, 1 x H x T x D."""
-        assert attn_mask is None, "the pass as a whole has no mask"
-        parts = zip(*(x[0].split(self.sizes, dim=1) for x in (query, key, value)), strict=True)
-        found = []
-        for block, part in zip(self.blocks, parts, strict=True):
-            q, k, v = (x.unflatten(1, (block.n, block.length)).transpose(0, 1) for x in part)
-            y = functional.scaled_dot_product_attention(q, k, v, block.mask, **options)
-            found.append(y.transpose(1, 2).flatten(0, 1))
-        return torch.cat(found).transpose(0, 1)[None]
 
 
 def can_pack(module: Any) -> bool:

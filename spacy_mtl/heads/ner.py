@@ -16,6 +16,7 @@ from thinc.api import Config, Model
 from ..errors import Errors
 from ..types import Bools2d, Floats1d, Floats2d, Ints1d
 from .crf import FORBIDDEN, Chain, crf_loss, span_probabilities, viterbi
+from .gold import get_entity_tags
 from .head import Head, check_outputs, score_tokens, with_options
 from .losses import cross_entropy, one_hot
 from .unit_loss import UnitLoss
@@ -317,7 +318,7 @@ class MultiTaskNER(Head, TrainablePipe):
         docs = self.find_entities(*scores, lengths, temperature)
         confidences, is_right = [], []
         for eg, entities in zip(examples, docs, strict=True):
-            tags = eg.get_aligned_ner()
+            tags = get_entity_tags(eg)
             gold = set(get_spans([tag or "O" for tag in tags]))
             for start, end, label, p in entities:
                 start, end = trim(eg.predicted, start, end)
@@ -341,7 +342,7 @@ class MultiTaskNER(Head, TrainablePipe):
             for label in self.labels:
                 index[f"U-{label}"] = index[f"B-{label}"]
                 index[f"L-{label}"] = index[f"I-{label}"]
-        tags = [tag for eg in examples for tag in eg.get_aligned_ner()]
+        tags = [tag for eg in examples for tag in get_entity_tags(eg)]
         return numpy.array([index.get(tag, -1) for tag in tags], dtype="int64")
 
     def _get_chain(self, transitions: Floats2d) -> Chain:

@@ -6,11 +6,13 @@ from typing import Any
 import numpy
 from spacy.language import Language
 from spacy.pipeline.tagger import Tagger
+from spacy.strings import get_string_id
 from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import Config, Model
 
 from ..types import Bools2d, Floats2d
+from .gold import get_tags
 from .head import Head, check_outputs, score_tokens
 from .losses import cross_entropy, one_hot
 from .unit_loss import UnitLoss
@@ -83,15 +85,17 @@ class MultiTaskTagger(Head, Tagger):
         """RETURNS (Bools2d): The tags that the annotation allows for each token; all where there
         is none, where it cannot be aligned, or where the tag is not among the labels.
         """
-        index = {label: i for i, label in enumerate(self.labels)}
-        prefix = self.cfg["neg_prefix"]
-        tags = [tag for eg in examples for tag in eg.get_aligned("TAG", as_string=True)]
-        allowed = one_hot([index.get(tag, -1) for tag in tags], len(index), numpy)
-        for row, tag in enumerate(tags):
-            if tag and prefix and tag.startswith(prefix) and tag[len(prefix) :] in index:
+        prefix, labels = self.cfg["neg_prefix"], self.labels
+        index = {get_string_id(label): i for i, label in enumerate(labels)}
+        others = {get_string_id(f"{prefix}{label}"): i for i, label in enumerate(labels) if prefix}
+        tags = numpy.concatenate([get_tags(eg) for eg in examples])
+        found, places = numpy.unique(tags, return_inverse=True)
+        allowed = one_hot([index.get(tag, -1) for tag in found.tolist()], len(index), numpy)
+        for row, tag in enumerate(found.tolist()):
+            if tag in others:
                 allowed[row] = True
-                allowed[row, index[tag[len(prefix) :]]] = False
-        return allowed
+                allowed[row, others[tag]] = False
+        return allowed[places]
 
     def rehearse(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, float]:
         """Not supported: the losses are returned as they are."""

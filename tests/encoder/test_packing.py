@@ -11,13 +11,12 @@ from conftest import FAMILIES, TEXTS, build_encoder
 from hypothesis import given
 from hypothesis import strategies as st
 from spacy.tokens import Doc
-from torch.nn import functional
 from transformers import AutoModel
 
 from spacy_mtl.encoder import model as encoder_model
 from spacy_mtl.encoder import packing
 from spacy_mtl.encoder.model import build_shared_transformer_v1, halve
-from spacy_mtl.encoder.packing import STEP, AttendWithin, Block, can_pack, make_passes, pack
+from spacy_mtl.encoder.packing import STEP, can_pack, make_passes, pack
 from spacy_mtl.encoder.spans import configure_sentence_spans
 
 NLP = spacy.blank("en")
@@ -118,20 +117,6 @@ def test_families_that_are_padded(family: str, tmp_path: Path) -> None:
 )
 def test_settings_that_are_padded(config: dict[str, Any], tmp_path: Path) -> None:
     assert not can_pack(AutoModel.from_pretrained(build_encoder("bert", tmp_path), **config))
-
-
-def test_each_sequence_attends_to_itself() -> None:
-    mask = torch.tensor([0, 0, 0, -1e30, -1e30]).view(1, 1, 1, 5)
-    blocks = [Block(2, 3, None), Block(1, 5, mask)]
-    query, key, value = torch.randn(3, 1, 4, 11, 8)
-    with AttendWithin(blocks):
-        found = functional.scaled_dot_product_attention(query, key, value)
-    assert found.shape == (1, 4, 11, 8)
-    for first, last in [(0, 3), (3, 6), (6, 9)]:  # the last of which has two of padding behind it
-        rows = slice(first, last)
-        parts = (x[:, :, rows] for x in (query, key, value))
-        expected = functional.scaled_dot_product_attention(*parts)
-        torch.testing.assert_close(found[:, :, rows], expected)
 
 
 def test_layout() -> None:
