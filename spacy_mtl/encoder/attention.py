@@ -67,8 +67,8 @@ def attention(
         )
     if learns or dropout_p > 0:
         n, _, length, _ = query.shape
-        rows = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]
-        found = attend(*rows, [Block(n, length, attn_mask)], dropout_p, generator)
+        q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+        found = attend(q, k, v, [Block(n, length, attn_mask)], dropout_p, generator)
         return found.unflatten(0, (n, length)).transpose(1, 2)
     with nullcontext() if is_bfloat16 else one_dnn:
         return attention_in_parts(query, key, value, attn_mask)
@@ -126,7 +126,7 @@ class Attend(torch.autograd.Function):
     def forward(
         ctx: Any, query: Any, key: Any, value: Any, blocks: Any, p: float, generator: Any
     ) -> Any:
-        result = value.new_empty(value.shape)
+        result, grown = value.new_empty(value.shape), grow(p)
         kept_for_later, parts = [], split(blocks, query, key, value, result)
         for block, (q, k, v, y) in zip(blocks, parts, strict=True):
             q, k, v = by_head(q), by_head(k), by_head(v)
@@ -137,7 +137,7 @@ class Attend(torch.autograd.Function):
             if p > 0:
                 kept = draw_kept(weights.shape, p, generator)
             dropped = weights if kept is None else keep(weights, kept, out=scores)
-            y.copy_(by_sequence(multiply(dropped, v, 1 / (1 - p)), block.n))
+            y.copy_(by_sequence(multiply(dropped, v, grown), block.n))
             kept_for_later += [q, k, v, weights, kept]
         ctx.save_for_backward(*kept_for_later)
         ctx.blocks, ctx.p = blocks, p
@@ -145,7 +145,7 @@ class Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_result: Any) -> Any:
-        saved, p = ctx.saved_tensors, ctx.p
+        saved, grown = ctx.saved_tensors, grow(ctx.p)
         n, n_heads, width = len(d_result), d_result.shape[1], saved[0].shape[-1]
         d_query, d_key = (d_result.new_empty(n, n_heads, width) for _ in range(2))
         d_value = torch.empty_like(d_result)
@@ -154,8 +154,8 @@ class Attend(torch.autograd.Function):
             q, k, v, weights, kept = saved[5 * i : 5 * i + 5]
             dy = by_head(dy)
             dropped = weights if kept is None else keep(weights, kept)
-            d_v = multiply(dropped.transpose(1, 2), dy, 1 / (1 - p))
-            d_weights = multiply(dy, v.transpose(1, 2), 1 / (1 - p))
+            d_v = multiply(dropped.transpose(1, 2), dy, grown)
+            d_weights = multiply(dy, v.transpose(1, 2), grown)
             if kept is not None:
                 keep(d_weights, kept, out=d_weights)
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
@@ -164,6 +164,11 @@ class Attend(torch.autograd.Function):
             for to, found in ((dq, d_q), (dk, d_k), (dv, d_v)):
                 to.copy_(by_sequence(found, block.n))
         return d_query, d_key, d_value, None, None, None
+
+
+def grow(p: float) -> float:
+    """RETURNS (float): What makes up for what is dropped."""
+    return 1 / (1 - p) if p < 1 else 0.0
 
 
 def split(blocks: Sequence[Block], *rows: torch.Tensor) -> Any:

@@ -123,15 +123,22 @@ class TrainingKernels(Kernels):
         return functional.embedding(ids, weight, padding_idx, *args, **kwargs)
 
     def attention(
-        self, query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kwargs: Any
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **kwargs: Any,
     ) -> Any:
         """RETURNS (torch.Tensor): As of torch's function: B x H x L x D, packed 1 x H x T x D."""
         if not self.blocks:
-            return attention(query, key, value, attn_mask, *args, generator=self.random, **kwargs)
+            kwargs["generator"] = self.random
+            return attention(query, key, value, attn_mask, dropout_p, is_causal, **kwargs)
         assert attn_mask is None, "the pass as a whole has no mask"
-        rows = [x[0].transpose(0, 1) for x in (query, key, value)]
-        found = attend(*rows, self.blocks, kwargs.get("dropout_p", 0.0), self.random)
-        return found.transpose(0, 1)[None]
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        return attend(q, k, v, self.blocks, dropout_p, self.random).transpose(0, 1)[None]
 
     def linear(self, x: Any, weight: Any, bias: Any = None) -> Any:
         if torch.is_autocast_enabled("cpu"):

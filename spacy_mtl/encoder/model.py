@@ -35,7 +35,6 @@ EVEN = 2  # batches for each thread, at least
 # Wordpieces that are read in the time which a batch takes, however small: on a GPU, until its
 # kernels have been launched.
 SLACK = {"cpu": 32, "cuda": 4096}
-PACKED_SLACK = 0  # the same where a batch is only a part of a pass
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
 
 
@@ -385,7 +384,7 @@ def get_batches(
     if n_threads > 1:
         budget = min(budget, int(lengths.sum()) // (EVEN * n_threads))
     if packs:
-        return list(batch_by_length(lengths, budget, limit, PACKED_SLACK, padding_share=0))
+        return list(batch_by_length(lengths, budget, limit, padding_share=0))
     slack = SLACK.get(device, SLACK["cuda"])
     return list(batch_by_length(lengths, budget, limit, slack, few_shapes=device == "cpu"))
 

@@ -2,6 +2,7 @@
 training, nothing has to be aligned, which takes several times as long.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy
@@ -26,9 +27,9 @@ def get_tags(example: Example) -> Ints1d:
     return numpy.array([tag or 0 for tag in example.get_aligned("TAG")], dtype="uint64")
 
 
-def get_entity_tags(example: Example) -> list[str | None]:
-    """RETURNS (List[Optional[str]]): The BILUO tag of each token, None where none is known or can
-    be aligned: what `Example.get_aligned_ner` finds.
+def get_entity_tags(example: Example) -> Sequence[str | None]:
+    """RETURNS (Sequence[Optional[str]]): The BILUO tag of each token, None where none is known or
+    can be aligned: what `Example.get_aligned_ner` finds.
     """
     doc = example.reference
     if not has_same_tokens(example):

@@ -337,7 +337,7 @@ class MultiTaskNER(Head, TrainablePipe):
         """RETURNS (Ints1d): The index of each token's gold tag, -1 where it is missing, cannot be
         aligned, or is of a type that is not among the labels.
         """
-        index = {tag: i for i, tag in enumerate(self.tags)}
+        index: dict[str | None, int] = {tag: i for i, tag in enumerate(self.tags)}
         if self.cfg["scheme"] == "bio":
             for label in self.labels:
                 index[f"U-{label}"] = index[f"B-{label}"]
