@@ -48,7 +48,7 @@ def attention(
         torch accepts goes to torch.
     generator (Optional[numpy.random.Generator]): Of the dropout.
     """
-    learns = torch.is_grad_enabled()
+    learns = torch.is_grad_enabled() or dropout_p > 0
     is_bfloat16 = query.dtype == torch.bfloat16
     slow = dropout_p > 0 or is_bfloat16 or one_dnn_pays()
     n_axes = 3 if learns else 2
@@ -65,7 +65,7 @@ def attention(
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(
             ~attn_mask, FORBIDDEN
         )
-    if learns or dropout_p > 0:
+    if learns:
         n, _, length, _ = query.shape
         q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
         found = attend(q, k, v, [Block(n, length, attn_mask)], dropout_p, generator)

@@ -140,6 +140,7 @@ def test_other_value_sizes_and_numbers_of_keys(
         "three axes",
         "one batch of keys",
         "other keys",
+        "other keys, some dropped",
         "mixed dtypes",
         "mask that learns",
     ],
@@ -155,14 +156,18 @@ def test_what_goes_to_torch(case: str, torchs: list[Any]) -> None:
         q, k, v = q[0], k[0], v[0]
     elif case == "one batch of keys":
         k, v = k[:1], v[:1]
-    elif case == "other keys":
+    elif case.startswith("other keys"):
         k, v = k[:, :, :9], v[:, :, :9]
+        kwargs = {"dropout_p": 0.5} if case.endswith("dropped") else {}
     elif case == "mask that learns":
         kwargs = {"attn_mask": normal(64, 64).to(HALF).requires_grad_()}
     elif case == "mixed dtypes":  # which autocast makes alike
         q, k = q.float(), k.float()
-    with torch.autocast("cpu", HALF), torch.set_grad_enabled(case != "short"):
+    learns = case != "short" and not case.endswith("dropped")
+    with torch.autocast("cpu", HALF), torch.set_grad_enabled(learns):
+        torch.manual_seed(0)
         expected = functional.scaled_dot_product_attention(q, k, v, **kwargs)
+        torch.manual_seed(0)
         assert torch.equal(attention(q, k, v, **kwargs), expected)
         if case == "mixed dtypes":
             assert attention(q, k, v, dropout_p=0.1).dtype == HALF
