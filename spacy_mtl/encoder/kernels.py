@@ -134,9 +134,10 @@ class TrainingKernels(Kernels):
     ) -> Any:
         """RETURNS (torch.Tensor): As of torch's function: B x H x L x D, packed 1 x H x T x D."""
         if not self.blocks:
-            kwargs["generator"] = self.random
-            return attention(query, key, value, attn_mask, dropout_p, is_causal, **kwargs)
-        assert attn_mask is None, "the pass as a whole has no mask"
+            return attention(
+                query, key, value, attn_mask, dropout_p, is_causal, self.random, **kwargs
+            )
+        assert attn_mask is None and not is_causal and not kwargs, "none packs what asks for these"
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
         return attend(q, k, v, self.blocks, dropout_p, self.random).transpose(0, 1)[None]
 
