@@ -159,7 +159,7 @@ def make_pass(features: torch.Tensor, module: torch.nn.Module) -> EncoderPass:
     """As if each row were a wordpiece, and each wordpiece a token."""
     hidden = features.detach().requires_grad_()
     part = [(torch.arange(len(features)), features)]
-    return EncoderPass(hidden * 1, hidden, [part], module, [])
+    return EncoderPass(hidden * 1, hidden, [part], module)
 
 
 @pytest.fixture(scope="session")

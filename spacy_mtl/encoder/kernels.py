@@ -1,7 +1,6 @@
 """Faster ways to compute what encoders compute on a CPU, behind torch's own functions."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -19,17 +18,17 @@ from .onednn import linear_packed, pack, packing_pays
 class Kernels(TorchFunctionMode):
     """While active in a thread, functions of torch's are computed in other ways.
 
-    ways (Dict[Callable, Callable]): What to call in place of each.
+    ways (Dict[Callable, str]): The method to call in place of each. Were it the bound method, only
+        Python's garbage collector would free the weights that are kept here.
     """
 
-    def __init__(self, ways: dict[Any, Callable]) -> None:
-        super().__init__()
-        self.ways = ways
+    ways: Mapping[Any, str] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return self.ways.get(func, func)(*args, **kwargs or {})
+        way = getattr(self, self.ways[func]) if func in self.ways else func
+        return way(*args, **kwargs or {})
 
 
 class PredictionKernels(Kernels):
@@ -40,14 +39,14 @@ class PredictionKernels(Kernels):
         order in which the CPU wants to read them. Whoever changes a weight must clear this.
     """
 
+    ways = {
+        functional.linear: "linear",
+        functional.gelu: "gelu",
+        functional.scaled_dot_product_attention: "attention",
+    }
+
     def __init__(self) -> None:
-        super().__init__(
-            {
-                functional.linear: self.linear,
-                functional.gelu: self.gelu,
-                functional.scaled_dot_product_attention: attention,
-            }
-        )
+        super().__init__()
         self.packed: dict[int, torch.Tensor] = {}
         self.before_gelu: set[int] = set()  # ids of the weights of layers that a gelu follows
 
@@ -78,6 +77,9 @@ class PredictionKernels(Kernels):
     def gelu(self, x: Any, **kwargs: Any) -> Any:
         return x if hasattr(x, "is_activated") else functional.gelu(x, **kwargs)
 
+    def attention(self, *args: Any, **kwargs: Any) -> Any:
+        return attention(*args, **kwargs)
+
 
 class TrainingKernels(Kernels):
     """The linear layers, embeddings, attention and dropout of any encoder, while it learns from one
@@ -87,16 +89,16 @@ class TrainingKernels(Kernels):
     seed (int): Of its dropout.
     """
 
+    ways = {
+        functional.linear: "linear",
+        functional.embedding: "embedding",
+        functional.scaled_dot_product_attention: "attention",
+        functional.dropout: "dropout",
+    }
+
     def __init__(self, ids: Any, seed: int) -> None:
+        super().__init__()
         self.random = numpy.random.default_rng(seed)
-        super().__init__(
-            {
-                functional.linear: self.linear,
-                functional.embedding: self.embedding,
-                functional.scaled_dot_product_attention: self.attention,
-                functional.dropout: partial(dropout, generator=self.random),
-            }
-        )
         # What stands behind each other in a packed pass: each sequence attends to itself.
         self.blocks: Sequence[Block] = ()
         self.ids: Any = torch.from_numpy(numpy.unique(ids))
@@ -140,6 +142,9 @@ class TrainingKernels(Kernels):
         assert attn_mask is None and not is_causal and not kwargs, "none packs what asks for these"
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
         return attend(q, k, v, self.blocks, dropout_p, self.random).transpose(0, 1)[None]
+
+    def dropout(self, *args: Any, **kwargs: Any) -> Any:
+        return dropout(*args, **kwargs, generator=self.random)
 
     def linear(self, x: Any, weight: Any, bias: Any = None) -> Any:
         if torch.is_autocast_enabled("cpu"):

@@ -28,7 +28,9 @@ class EncoderPass:
     hidden (torch.Tensor): What it was made of, the states of W wordpieces, W x H or W x K * H.
     parts (Sequence[Part]): How the encoder has made these, one part for each thread.
     module (torch.nn.Module): The encoder.
-    docs (Sequence[Doc]): What it has read.
+
+    What docs hold of a pass leads here, so no docs are kept: they would be freed only by Python's
+    garbage collector, and all of this with them.
     """
 
     def __init__(
@@ -37,13 +39,14 @@ class EncoderPass:
         hidden: torch.Tensor,
         parts: Sequence[Part],
         module: torch.nn.Module,
-        docs: Sequence[Doc],
     ) -> None:
-        self.matrix, self.hidden, self.parts = matrix, hidden, parts
-        self.module, self.docs = module, list(docs)
+        self.matrix, self.hidden, self.parts, self.module = matrix, hidden, parts, module
 
     def __call__(self, d_matrix: Floats2d) -> list[Doc]:
-        """Add to the gradients of all weights, once for each pass."""
+        """Add to the gradients of all weights, once for each pass.
+
+        RETURNS (List[Doc]): Nothing: docs have no gradient.
+        """
         weights = [p for p in self.module.parameters() if p.requires_grad]
         first, *others = self._split(self._to_torch(d_matrix))
         jobs: list[Any] = [partial(add_gradients, *first)]
@@ -59,7 +62,7 @@ class EncoderPass:
                     if weight.grad is None:
                         weight.grad = torch.zeros_like(weight)
                     weight.grad += gradient
-        return self.docs
+        return []
 
     def pull(self, d_matrix: Floats2d, level: str) -> torch.Tensor:
         """Find what a gradient at the token matrix is at a level, and leave all weights alone.

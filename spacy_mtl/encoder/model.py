@@ -270,7 +270,7 @@ def join(
         matrix = pool(hidden.requires_grad_(is_train), pieces)
     data: Any = torch2xp(matrix.detach())
     lengths = [len(doc) for doc in docs]
-    return TokenMatrix(data, lengths, layers), EncoderPass(matrix, hidden, parts, module, docs)
+    return TokenMatrix(data, lengths, layers), EncoderPass(matrix, hidden, parts, module)
 
 
 def encode(

@@ -69,6 +69,7 @@ class PredictionWeights:
     def forget(self) -> None:
         """To be called after a fused optimizer, which leaves no trace at the weights."""
         self._state = self._module = self._weights = None
+        self.kernels.packed.clear()
 
 
 def cast(module: Any, dtype: torch.dtype) -> Any:

@@ -1,5 +1,7 @@
 """No gradient is lost, whoever speaks and in whatever order."""
 
+import gc
+import weakref
 from collections.abc import Callable, Iterable
 from itertools import permutations
 from typing import Any
@@ -232,6 +234,26 @@ def test_annotating_while_training(make_nlp: Callable, annotating: list[str]) ->
     expected = gradient_of(nlp, examples)
     found = gradient_of(nlp, examples, annotates=annotating)
     assert_close(found, expected)
+
+
+def test_an_update_leaves_no_garbage(make_nlp: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What docs, their rows and the pass hold of each other is freed before the next update."""
+    nlp = make_nlp(*HEADS)
+    examples, held = make_examples(nlp), []
+    encode = nlp.get_pipe("transformer").model.begin_update
+
+    def remember(docs: list[Doc]) -> Any:
+        matrix, backprop = encode(docs)
+        held.extend(map(weakref.ref, (docs[0], matrix, backprop)))
+        return matrix, backprop
+
+    monkeypatch.setattr(nlp.get_pipe("transformer").model, "begin_update", remember)
+    gc.disable()
+    try:
+        nlp.update(examples, sgd=create_adamw_v1())
+        assert len(held) == 3 and not any(ref() for ref in held)
+    finally:
+        gc.enable()
 
 
 def test_grad_factor(make_nlp: Callable) -> None:

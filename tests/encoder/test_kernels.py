@@ -1,8 +1,11 @@
 """What the kernels compute is what torch computes."""
 
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +138,15 @@ def test_autocast_stays_in_bfloat16(forced: None) -> None:
 # The mode
 
 
-def test_layers_go_through_the_kernels() -> None:
+def test_layers_go_through_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     modes, called = learning(), []
-    for name, way in list(modes.ways.items()):
-        modes.ways[name] = lambda *args, name=name, way=way, **kw: (
-            called.append(name) or way(*args, **kw)
+    for function, name in modes.ways.items():
+        way = partial(
+            lambda function, way, *args, **kw: called.append(function) or way(*args, **kw),
+            function,
+            getattr(modes, name),
         )
+        monkeypatch.setattr(modes, name, way)
     q = normal(3, 4, 64, 8)
     with modes:
         torch.nn.Dropout(0.5)(torch.nn.Linear(8, 8)(q))
@@ -155,7 +161,7 @@ def test_the_mode_ends_with_an_error() -> None:
     modes = PredictionKernels()
     with pytest.raises(RuntimeError), modes:
         functional.linear(normal(2, 3), normal(2, 4))
-    modes.ways.clear()
+    modes.ways = {}
     assert torch.nn.Linear(3, 2)(normal(4, 3)).shape == (4, 2)
 
 
@@ -214,11 +220,24 @@ def test_a_pass_has_it_in_all_threads(
     assert set(seen) == {"bf16"} and setting() == before
 
 
+def test_cast_weights_are_freed_at_once() -> None:
+    modes, linear = learning(), layer()
+    with torch.autocast("cpu", HALF), modes:
+        linear(normal(4, 32))
+    held = weakref.ref(modes.weights[id(linear.weight)])
+    gc.disable()
+    try:
+        del modes
+        assert held() is None
+    finally:
+        gc.enable()
+
+
 def test_exact_gradients_of_every_family(
     family: str, forced: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = dict(get_gradients(make_model(family)))
-    monkeypatch.setattr(encoder_model, "TrainingKernels", lambda ids, seed: Kernels({}))
+    monkeypatch.setattr(encoder_model, "TrainingKernels", lambda ids, seed: Kernels())
     monkeypatch.setattr(encoder_model, "can_pack", lambda module: False)
     expected = dict(get_gradients(make_model(family)))
     assert found.keys() == expected.keys() and len(found) > 10
@@ -229,7 +248,7 @@ def test_exact_gradients_of_every_family(
 
 def test_exact_predictions_of_every_family(family: str, forced: None) -> None:
     model, plain = make_model(family), make_model(family)
-    get_modes(plain).ways.clear()
+    get_modes(plain).ways = {}
     found, expected = (m.predict(make_docs()).data for m in (model, plain))
     numpy.testing.assert_allclose(found, expected, atol=1e-5)
     assert get_modes(model).packed and not get_modes(plain).packed
@@ -326,9 +345,11 @@ def test_an_activation_is_computed_with_its_layer(forced: None, tmp_path: Path) 
     expected = model.predict(make_docs()).data
     modes = get_modes(model)
     assert len(modes.before_gelu) == 2 < len(modes.packed)
-    del modes.ways[functional.gelu]  # were they not marked, they would be activated twice
-    assert numpy.abs(model.predict(make_docs()).data - expected).max() > 1e-3
-    modes.ways[functional.gelu] = modes.gelu
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # were they not marked, they would be activated twice
+        patch.setattr(modes, "gelu", functional.gelu)
+        assert numpy.abs(model.predict(make_docs()).data - expected).max() > 1e-3
     with ThreadPoolExecutor(2) as pool:
         for found in pool.map(lambda _: model.predict(make_docs()).data, range(20)):
             numpy.testing.assert_allclose(found, expected, atol=1e-6)
@@ -339,7 +360,7 @@ def test_another_activation_is_left_alone(forced: None, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
     model, plain = make_model(str(folder)), make_model(str(folder))
-    get_modes(plain).ways.clear()
+    get_modes(plain).ways = {}
     found, expected = (m.predict(make_docs()).data for m in (model, plain))
     numpy.testing.assert_allclose(found, expected, atol=1e-5)
     assert get_modes(model).packed and not get_modes(model).before_gelu

@@ -80,7 +80,7 @@ def test_pull_leaves_the_weights_alone_and_the_backward_whole(encoder: str) -> N
     for level in ("features", "last_layer", "params"):
         backprop.pull(gradient, level)
     assert all(p.grad is None for p in model.transformer.parameters())
-    assert backprop(gradient) == DOCS
+    assert backprop(gradient) == []
     found = [p.grad for p in model.transformer.parameters() if p.grad is not None]
     expected = backward(model, gradient).values()
     torch.testing.assert_close(
