@@ -23,8 +23,8 @@ class Block(NamedTuple):
 
     n (int): How many, B.
     length (int): Wordpieces of each, padding included, L.
-    mask (Optional[torch.Tensor]): What to add to their attention scores, in any shape that B x H x
-        L x L can be made of.
+    mask (Optional[torch.Tensor]): What to add to their attention scores for the last K of L keys,
+        in any shape that B x H x L x K can be made of.
     """
 
     n: int
@@ -67,6 +67,8 @@ def attention(
         )
     if learns:
         n, _, length, _ = query.shape
+        if attn_mask is not None:
+            attn_mask = attn_mask.expand(*attn_mask.shape[:-1], length)
         q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
         found = attend(q, k, v, [Block(n, length, attn_mask)], dropout_p, generator)
         return found.unflatten(0, (n, length)).transpose(1, 2)
@@ -132,7 +134,8 @@ class Attend(torch.autograd.Function):
             q, k, v = by_head(q), by_head(k), by_head(v)
             scores = multiply(q, k.transpose(1, 2), q.shape[-1] ** -0.5)
             if block.mask is not None:
-                scores.unflatten(0, (block.n, -1)).add_(block.mask.to(scores.dtype))
+                last = scores[..., -block.mask.shape[-1] :].unflatten(0, (block.n, -1))
+                last.add_(block.mask.to(scores.dtype))
             weights, kept = scores.softmax(-1), None
             if p > 0:
                 kept = draw_kept(weights.shape, p, generator)

@@ -38,5 +38,6 @@ def dropout(
     """What torch's `dropout` computes, with fifteen random bits per value."""
     if not training or not 0 < p < 1:
         return functional.dropout(x, p, training)
-    one = draw_kept(x.shape, p, generator).bitwise_and_(0x3F80).view(torch.bfloat16)  # its bits
-    return x * one.to(x.dtype).mul_(1 / (1 - p))
+    bits = SIGNED[x.element_size()]
+    scale = torch.tensor(1 / (1 - p), dtype=x.dtype).view(bits)
+    return x * draw_kept(x.shape, p, generator).to(bits).bitwise_and_(scale).view(x.dtype)

@@ -140,7 +140,8 @@ class TrainingKernels(Kernels):
                 query, key, value, attn_mask, dropout_p, is_causal, self.random, **kwargs
             )
         assert attn_mask is None and not is_causal and not kwargs, "none packs what asks for these"
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        # A view backward too, which an index would not be.
+        q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
         return attend(q, k, v, self.blocks, dropout_p, self.random).transpose(0, 1)[None]
 
     def dropout(self, *args: Any, **kwargs: Any) -> Any:

@@ -71,9 +71,10 @@ def pack(
     tail = numpy.full((n_tail, 1), padded[0][0][0, 0])
     for ids, mask in [*padded, (tail, numpy.ones_like(tail))]:
         n, length = ids.shape
-        hidden = torch.from_numpy(mask == 0).view(n, 1, 1, length)
+        n_padded = length - mask.sum(axis=1).min()
+        hidden = torch.from_numpy(mask[:, length - n_padded :] == 0).view(n, 1, 1, -1)
         added = torch.zeros(hidden.shape).masked_fill_(hidden, FORBIDDEN)
-        blocks.append(Block(n, length, None if mask.all() else added))
+        blocks.append(Block(n, length, added if n_padded else None))
         rows.append(ids.ravel())
         positions.append(numpy.tile(numpy.arange(length), n) + first_position)
     ids = torch.from_numpy(numpy.concatenate(rows))[None]

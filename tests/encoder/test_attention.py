@@ -52,12 +52,15 @@ def make_mask(kind: str, length: int = 64) -> Any:
         return torch.zeros(is_text.shape).masked_fill(~is_text, -math.inf)
     if kind == "bias":
         return normal(length, length, seed=9)
+    if kind == "bias, by queries":
+        return normal(length, 1, seed=9)
     if kind == "bias, by heads":
         return normal(1, 4, length, length, seed=9).masked_fill(~is_text[-1:], -1e4)
     return None
 
 
-MASKS = ["none", "bool", "bool, by rows", "float", "infinite", "bias", "bias, by heads"]
+MASKS = ["none", "bool", "bool, by rows", "float", "infinite"]
+MASKS += ["bias", "bias, by heads", "bias, by queries"]
 
 
 def test_exact_attention_is_torchs_where_that_is_fast(
@@ -230,7 +233,7 @@ def test_a_backward_leaves_all_for_the_next(forced: None) -> None:
 @pytest.mark.parametrize("p", [0.0, 0.2])
 def test_each_sequence_attends_to_itself(p: float) -> None:
     """Blocks behind each other have what each has alone, forward and backward."""
-    mask = torch.tensor([0, 0, 0, -1e30, -1e30]).view(1, 1, 1, 5)
+    mask = torch.tensor([-1e30, -1e30]).view(1, 1, 1, 2)  # of the last two keys
     blocks = [Block(2, 3, None), Block(1, 5, mask)]
     leaves = [x.requires_grad_() for x in normal(3, 11, 4, 8).unbind()]
     found = attend(*leaves, blocks, p, default_rng(3))
@@ -247,5 +250,6 @@ def test_each_sequence_attends_to_itself(p: float) -> None:
             torch.testing.assert_close(leaf.grad[rows], own.grad)
         if not p:  # as torch's function has it
             q, k, v = (x.unflatten(0, (block.n, block.length)).transpose(1, 2) for x in alone)
-            exact = functional.scaled_dot_product_attention(q, k, v, block.mask)
+            whole = None if block.mask is None else functional.pad(block.mask, (3, 0))
+            exact = functional.scaled_dot_product_attention(q, k, v, whole)
             torch.testing.assert_close(expected, exact.transpose(1, 2).flatten(0, 1))

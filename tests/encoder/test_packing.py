@@ -121,18 +121,19 @@ def test_settings_that_are_padded(config: dict[str, Any], tmp_path: Path) -> Non
 
 def test_layout() -> None:
     ids = numpy.array([[2, 7, 3], [2, 8, 3]])
-    long, mask = numpy.array([[2, 9, 9, 3, 0]]), numpy.array([[1, 1, 1, 1, 0]])
+    long = numpy.array([[2, 9, 3, 0, 0], [2, 9, 9, 3, 0]])
+    mask = numpy.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
     inputs, blocks = pack([(ids, numpy.ones_like(ids)), (long, mask)], first_position=2)
     assert inputs.keys() == {"input_ids", "token_type_ids", "position_ids"}
     assert all(x.shape == (1, STEP) for x in inputs.values())
-    assert inputs["input_ids"][0, :12].tolist() == [2, 7, 3, 2, 8, 3, 2, 9, 9, 3, 0, 2]
-    assert inputs["position_ids"][0, :13].tolist() == [2, 3, 4, 2, 3, 4, 2, 3, 4, 5, 6, 2, 2]
+    assert inputs["input_ids"][0, 3:17].tolist() == [2, 8, 3, *long.ravel(), 2]
+    assert inputs["position_ids"][0, :13].tolist() == [2, 3, 4, 2, 3, 4, 2, 3, 4, 5, 6, 2, 3]
     assert not inputs["token_type_ids"].any()
     assert inputs["input_ids"][0, -1] != 0  # no padding at the end, of which there are warnings
-    assert [(block.n, block.length) for block in blocks] == [(2, 3), (1, 5), (STEP - 11, 1)]
+    assert [(block.n, block.length) for block in blocks] == [(2, 3), (2, 5), (STEP - 16, 1)]
     assert blocks[0].mask is None and blocks[2].mask is None
     assert blocks[1].mask is not None
-    assert (blocks[1].mask.flatten() == 0).tolist() == [True, True, True, True, False]
+    assert (blocks[1].mask[:, 0, 0] == 0).tolist() == [[False, False], [True, False]]  # last keys
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 50))), st.integers(0, 200))
