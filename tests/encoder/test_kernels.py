@@ -345,9 +345,8 @@ def test_an_activation_is_computed_with_its_layer(forced: None, tmp_path: Path) 
     expected = model.predict(make_docs()).data
     modes = get_modes(model)
     assert len(modes.before_gelu) == 2 < len(modes.packed)
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # were they not marked, they would be activated twice
+    # Were they not marked, they would be activated twice.
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(modes, "gelu", functional.gelu)
         assert numpy.abs(model.predict(make_docs()).data - expected).max() > 1e-3
     with ThreadPoolExecutor(2) as pool:
