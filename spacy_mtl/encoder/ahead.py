@@ -48,7 +48,8 @@ def run_ahead(
         whoever feeds a live stream in small portions gets each answer before the next is read.
     workers (int): How many threads. Without a thread of torch's for each, all runs in the reader's
         thread.
-    is_large (Callable): Whether an input is worth it.
+    is_large (Callable): Whether an input is worth it. What is read while such ones are under way,
+        as the end of a stream, has its turn in the threads behind them.
     YIELDS (Tuple[In, Callable[[], Out]]): Each input, in order, and what returns its result or
         raises its error.
     """
@@ -58,10 +59,11 @@ def run_ahead(
     with ExitStack() as stack:
         pool = None
         for item in inputs:
-            n_ahead, get = 0, partial(run, split, item)
-            if has_threads and is_large(item):
+            n_ahead = workers if has_threads and is_large(item) else 0
+            get = partial(run, split, item)
+            if n_ahead or running:
                 pool = pool or stack.enter_context(share_threads(workers, share))
-                n_ahead, get = workers, begin(split, item, workers, pool)
+                get = begin(split, item, workers, pool)
             running.append((item, get))
             while len(running) > n_ahead:
                 yield running.popleft()

@@ -127,3 +127,11 @@ def test_what_is_small_is_answered_before_the_next_is_read(n_threads: int) -> No
     assert [(item, result) for item, result, _ in found] == [(x, -x) for x in read]
     ahead = [read_then[read_then.index(item) + 1 :] for item, _, read_then in found]
     assert ahead == ([[], [], [40, 3], [3], [], []] if n_threads > 1 else [[]] * 6)
+
+
+def test_the_end_of_a_stream_waits_for_no_reader(n_threads: int) -> None:
+    """A small input behind large ones has its turn in the threads behind them."""
+    main = threading.current_thread()
+    split = whole(lambda _: threading.current_thread() is main)
+    found = [get() for _, get in run_ahead(split, [1, 30, 40, 3, 4], 2, lambda x: x > 9)]
+    assert found == ([True, False, False, False, True] if n_threads > 1 else [True] * 5)
