@@ -343,6 +343,7 @@ def forced(monkeypatch: pytest.MonkeyPatch) -> None:
     build of torch lacks is replaced by torch's plain functions, so that the rest is tested.
     """
     monkeypatch.setattr(kernels, "packing_pays", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(attention, "tiles_pay", lambda: False)
     is_rough = one_dnn_rounds()
     for module in (attention, onednn):
         monkeypatch.setattr(module, "one_dnn_pays", lambda: True)

@@ -11,11 +11,12 @@ import torch
 from torch.nn import functional
 
 from .dropout import draw_kept, keep
-from .onednn import one_dnn, one_dnn_pays
+from .onednn import is_better, one_dnn, one_dnn_pays, probe
 
 CACHED = 2**19  # attention scores that are computed together
 FORBIDDEN = -1e30  # of attention, so low that exp is 0
 SHORT = 48  # wordpieces; below, torch's fused attention is the faster one
+TILE, LONG = 16, 96  # where it has tiles it is so for lengths of whole ones, and for all over this
 
 
 class Block(NamedTuple):
@@ -50,14 +51,16 @@ def attention(
     """
     learns = torch.is_grad_enabled() or dropout_p > 0
     is_bfloat16 = query.dtype == torch.bfloat16
-    slow = dropout_p > 0 or is_bfloat16 or one_dnn_pays()
+    if learns:
+        fused = not (dropout_p > 0 or is_bfloat16 or one_dnn_pays())
+    else:
+        fused = fused_pays(query.dtype, query.shape[-2])
     n_axes = 3 if learns else 2
     plain = query.ndim == 4 and all(
         x.shape[:n_axes] == query.shape[:n_axes] and x.dtype == query.dtype for x in (key, value)
     )
-    short = query.shape[-2] < SHORT and not learns
     odd_mask = attn_mask is not None and attn_mask.requires_grad
-    if is_causal or kwargs or short or odd_mask or not (slow and plain):
+    if fused or is_causal or kwargs or odd_mask or not plain:
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, **kwargs
         )
@@ -74,6 +77,27 @@ def attention(
         return found.unflatten(0, (n, length)).transpose(1, 2)
     with nullcontext() if is_bfloat16 else one_dnn:
         return attention_in_parts(query, key, value, attn_mask)
+
+
+def fused_pays(dtype: torch.dtype, length: int) -> bool:
+    """RETURNS (bool): Whether torch's own attention is the faster one in predictions."""
+    if dtype == torch.bfloat16 and tiles_pay():
+        return length % TILE == 0 or length > LONG
+    return length < SHORT or (dtype != torch.bfloat16 and not one_dnn_pays())
+
+
+@probe
+def tiles_pay() -> bool:
+    """RETURNS (bool): Whether torch's attention at bfloat16 is the faster one for whole tiles, as
+    on a CPU with AMX.
+    """
+    with torch.inference_mode():
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(4, 128, 12, 32, generator=generator).bfloat16().transpose(1, 2)
+        return is_better(
+            lambda: functional.scaled_dot_product_attention(x, x, x),
+            lambda: attention_in_parts(x, x, x, None),
+        )
 
 
 def attention_in_parts(query: Any, key: Any, value: Any, mask: Any) -> Any:

@@ -13,6 +13,7 @@ from numpy.random import default_rng
 from torch.nn import functional
 
 from spacy_mtl.encoder import attention as module
+from spacy_mtl.encoder import onednn
 from spacy_mtl.encoder.attention import SHORT, Block, attend, attention
 from spacy_mtl.encoder.dropout import draw_kept
 
@@ -148,7 +149,10 @@ def test_other_value_sizes_and_numbers_of_keys(
         "mask that learns",
     ],
 )
-def test_what_goes_to_torch(case: str, torchs: list[Any]) -> None:
+def test_what_goes_to_torch(
+    case: str, torchs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "tiles_pay", lambda: False)
     q, k, v = (x.to(HALF) for x in make_qkv(SHORT - 1 if case == "short" else 64))
     kwargs: dict[str, Any] = {}
     if case == "causal":
@@ -175,6 +179,42 @@ def test_what_goes_to_torch(case: str, torchs: list[Any]) -> None:
         if case == "mixed dtypes":
             assert attention(q, k, v, dropout_p=0.1).dtype == HALF
     assert torchs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+@pytest.mark.parametrize("tiles", [False, True])
+@pytest.mark.parametrize("one_dnn", [False, True])
+@pytest.mark.parametrize("length", [16, 24, SHORT, 88, 96, 104])
+def test_predictions_take_what_is_fast(
+    dtype: torch.dtype,
+    tiles: bool,
+    one_dnn: bool,
+    length: int,
+    torchs: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Torch's own attention for short sequences, and in bfloat16 with tiles for those that fill
+    tiles or are long; at float32 for all, unless oneDNN is faster.
+    """
+    monkeypatch.setattr(module, "tiles_pay", lambda: tiles)
+    monkeypatch.setattr(module, "one_dnn_pays", lambda: one_dnn)
+    with torch.inference_mode():
+        attention(*(x.to(dtype) for x in make_qkv(length)))
+    expected = length < SHORT
+    if dtype == HALF and tiles:
+        expected = length in (16, SHORT, 96, 104)
+    elif dtype == torch.float32 and not one_dnn:
+        expected = True
+    assert bool(torchs) is expected
+
+
+def test_tiles_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever way is faster, both compute the same."""
+    monkeypatch.setattr(onednn, "clock", lambda way: 1.0)
+    assert module.tiles_pay.__wrapped__() is False
+    times = iter([1.0, 2.0] * 5)
+    monkeypatch.setattr(onednn, "clock", lambda way: next(times))
+    assert module.tiles_pay.__wrapped__() is True
 
 
 def learn(way: Callable, p: float, mask: Any, dtype: torch.dtype = torch.float32) -> list[Any]:
