@@ -12,7 +12,7 @@ from transformers.activations import GELUActivation
 
 from .attention import Block, attend, attention
 from .dropout import dropout
-from .onednn import linear_packed, pack, packing_pays
+from .onednn import gelu_pays, linear_packed, pack, packing_pays
 
 
 class Kernels(TorchFunctionMode):
@@ -68,7 +68,7 @@ class PredictionKernels(Kernels):
         packed = self.packed.get(id(weight))
         if packed is None:
             packed = self.packed[id(weight)] = pack(weight, x.numel() // x.shape[-1])
-        if id(weight) not in self.before_gelu or x.dtype != torch.float32:
+        if id(weight) not in self.before_gelu or not gelu_pays(x.dtype):
             return linear_packed(x, packed, bias)
         y = linear_packed(x, packed, bias, "gelu")
         y.is_activated = True

@@ -88,6 +88,18 @@ def packing_pays(dtype: torch.dtype) -> bool:
 
 
 @probe
+def gelu_pays(dtype: torch.dtype) -> bool:
+    """RETURNS (bool): Whether a layer with packed weights is faster if it computes the gelu too."""
+    with torch.inference_mode():
+        x, weight, bias = example(dtype)
+        packed = pack(weight, len(x))
+        return is_better(
+            lambda: linear_packed(x, packed, bias, "gelu"),
+            lambda: functional.gelu(linear_packed(x, packed, bias)),
+        )
+
+
+@probe
 def one_dnn_pays() -> bool:
     """RETURNS (bool): Whether oneDNN is clearly faster than torch's default at float32, and as
     exact. Were it close, the next run might choose otherwise and train other weights.

@@ -149,9 +149,7 @@ def test_other_value_sizes_and_numbers_of_keys(
         "mask that learns",
     ],
 )
-def test_what_goes_to_torch(
-    case: str, torchs: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_goes_to_torch(case: str, torchs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "tiles_pay", lambda: False)
     q, k, v = (x.to(HALF) for x in make_qkv(SHORT - 1 if case == "short" else 64))
     kwargs: dict[str, Any] = {}

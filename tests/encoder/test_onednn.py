@@ -5,11 +5,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from typing import Any
 
 import pytest
 import torch
-from conftest import normal
+from conftest import linear_unpacked, normal
 
 from spacy_mtl.encoder import onednn
 
@@ -59,6 +60,17 @@ def test_another_build_of_torch(error: type[Exception], monkeypatch: pytest.Monk
     if error is AttributeError:
         monkeypatch.setattr(onednn.OneDnn, "__enter__", fail)
         assert onednn.one_dnn_pays.__wrapped__() is False
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gelu_with_its_layer(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever way is faster, both compute the same."""
+    monkeypatch.setattr(onednn, "pack", lambda weight, n_rows: weight)
+    monkeypatch.setattr(onednn, "linear_packed", linear_unpacked)
+    for seconds, expected in (([1.0, 2.0], True), ([2.0, 1.0], False)):
+        times = cycle(seconds)
+        monkeypatch.setattr(onednn, "clock", lambda way, times=times: next(times))
+        assert onednn.gelu_pays.__wrapped__(dtype) is expected
 
 
 def test_threads_measure_one_after_the_other() -> None:
