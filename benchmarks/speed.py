@@ -362,11 +362,13 @@ def load_bare(args: argparse.Namespace, precision: str) -> Any:
 
     from spacy_mtl.encoder.ahead import WORKERS, run_at_once
     from spacy_mtl.encoder.model import encode, get_batches, share
-    from spacy_mtl.encoder.packing import make_passes
+    from spacy_mtl.encoder.packing import can_pack, make_passes
     from spacy_mtl.encoder.wordpieces import Wordpieces, cut, offsets, tokenize
 
     model = load_ours(args, precision).get_pipe("transformer").model
-    n_threads, none = WORKERS if args.device == "cpu" else 1, offsets([])
+    on_cpu, none = args.device == "cpu", offsets([])
+    n_threads = WORKERS if on_cpu else 1
+    budget = model.attrs["max_batch_items"] if on_cpu and can_pack(model.transformer) else 0
 
     def run(texts: Texts) -> float:
         start = time.perf_counter()
@@ -374,7 +376,7 @@ def load_bare(args: argparse.Namespace, precision: str) -> Any:
         lengths, ids, _, _ = tokenize(model.tokenizer, strings)
         pieces = Wordpieces(ids, cut(lengths, 200), none, none)
         batches = share(get_batches(model, pieces, n_threads), n_threads)
-        passes = [make_passes(part, 0) for part in batches]
+        passes = [make_passes(part, budget) for part in batches]
         hidden = torch.empty(len(ids), model.get_dim("nO"), device=args.device)
         run_at_once([partial(encode, model, pieces, part, (), None, hidden) for part in passes])
         if args.device == "cuda":

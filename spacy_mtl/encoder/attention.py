@@ -79,6 +79,22 @@ def attention(
         return attention_in_parts(query, key, value, attn_mask)
 
 
+def attention_of_blocks(query: Any, key: Any, value: Any, blocks: Sequence[Block]) -> Any:
+    """Attention of each sequence to itself, in predictions.
+
+    query, key, value (torch.Tensor): Of T wordpieces behind each other, T x H x D.
+    blocks (Sequence[Block]): What these are.
+    RETURNS (torch.Tensor): T x H x D, of the value's D.
+    """
+    result = torch.empty_like(value)
+    for block, (q, k, v, y) in zip(blocks, split(blocks, query, key, value, result), strict=True):
+        mask = block.mask
+        if mask is not None:
+            mask = functional.pad(mask.to(q.dtype), (block.length - mask.shape[-1], 0))
+        y.copy_(attention(*(x.transpose(1, 2) for x in (q, k, v)), mask).transpose(1, 2))
+    return result
+
+
 def fused_pays(dtype: torch.dtype, length: int) -> bool:
     """RETURNS (bool): Whether torch's own attention is the faster one in predictions."""
     if dtype == torch.bfloat16 and tiles_pay():

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from transformers.activations import GELUActivation
 
-from .attention import Block, attend, attention
+from .attention import Block, attend, attention, attention_of_blocks
 from .dropout import dropout
 from .onednn import gelu_pays, linear_packed, pack, packing_pays
 
@@ -20,9 +20,12 @@ class Kernels(TorchFunctionMode):
 
     ways (Dict[Callable, str]): The method to call in place of each. Were it the bound method, only
         Python's garbage collector would free the weights that are kept here.
+    blocks (Sequence[Block]): What stands behind each other in a packed pass: each sequence attends
+        to itself.
     """
 
     ways: Mapping[Any, str] = {}
+    blocks: Sequence[Block] = ()
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -32,8 +35,8 @@ class Kernels(TorchFunctionMode):
 
 
 class PredictionKernels(Kernels):
-    """The linear layers and the attention of any encoder, in predictions. Any number of threads may
-    be in it.
+    """The linear layers and the attention of any encoder, in predictions. Each thread has a copy,
+    and all share what is packed.
 
     packed (Dict[int, torch.Tensor]): By the id of each linear layer's weights, the same in the
         order in which the CPU wants to read them. Whoever changes a weight must clear this.
@@ -77,8 +80,12 @@ class PredictionKernels(Kernels):
     def gelu(self, x: Any, **kwargs: Any) -> Any:
         return x if hasattr(x, "is_activated") else functional.gelu(x, **kwargs)
 
-    def attention(self, *args: Any, **kwargs: Any) -> Any:
-        return attention(*args, **kwargs)
+    def attention(self, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """RETURNS (torch.Tensor): As of torch's function: B x H x L x D, packed 1 x H x T x D."""
+        if not self.blocks:
+            return attention(query, key, value, *args, **kwargs)
+        rows = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+        return attention_of_blocks(*rows, self.blocks).transpose(0, 1)[None]
 
 
 class TrainingKernels(Kernels):
@@ -99,8 +106,6 @@ class TrainingKernels(Kernels):
     def __init__(self, ids: Any, seed: int) -> None:
         super().__init__()
         self.random = numpy.random.default_rng(seed)
-        # What stands behind each other in a packed pass: each sequence attends to itself.
-        self.blocks: Sequence[Block] = ()
         self.ids: Any = torch.from_numpy(numpy.unique(ids))
         self.tables: dict[int, torch.Tensor] = {}  # embeddings of these, by the id of all
         self.cast: tuple[Any, Any] = (None, None)  # what was last cast for a layer, and to what

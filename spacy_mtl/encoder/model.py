@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -243,11 +244,10 @@ def split(
     pieces = get_wordpieces(docs, model.attrs["get_spans"](docs), model.tokenizer, model.max_length)
     width = model.get_dim("nO") * max(1, len(layers))
     hidden = torch.empty(len(pieces.ids), width, device=model.transformer.device)
-    # In predictions larger passes gain nothing.
-    packs = is_train and model.transformer.device.type == "cpu" and can_pack(model.transformer)
+    packs = model.transformer.device.type == "cpu" and can_pack(model.transformer)
     budget = model.attrs["max_batch_items"] if packs else 0
     jobs = []
-    for batches in share(get_batches(model, pieces, n_threads, packs), n_threads):
+    for batches in share(get_batches(model, pieces, n_threads, packs and is_train), n_threads):
         passes = make_passes(batches, budget)
         # Each thread has random numbers of its own, so that it does not matter which is faster.
         seed = int(torch.randint(2**62, ())) if is_train else None
@@ -293,16 +293,16 @@ def encode(
     module, device = model.transformer, model.transformer.device
     dtype = get_dtype(model.attrs["precision"], device)
     contexts: list[Any] = [torch.inference_mode(seed is None)]
-    training = None
     if seed is None:
         module = shim.for_prediction.get(shim.adapted or module, dtype)
-        contexts += [shim.for_prediction.kernels]
+        kernels: Any = copy(shim.for_prediction.kernels)
+        contexts += [kernels]
     else:
         module.train()
         is_half, on_gpu = dtype != torch.float32, device.type != "cpu"
         autocast = torch.autocast(device.type, torch.bfloat16, is_half, cache_enabled=on_gpu)
-        training = TrainingKernels([*pieces.ids, *model.frame_ids], seed)
-        contexts += [torch.enable_grad(), autocast, training_products(), training]
+        kernels = TrainingKernels([*pieces.ids, *model.frame_ids], seed)
+        contexts += [torch.enable_grad(), autocast, training_products(), kernels]
     if device.type != "cpu":
         contexts[-1] = gpu_attention()
     options = {"output_hidden_states": True} if layers else {}
@@ -313,8 +313,7 @@ def encode(
         while passes:
             batches = passes.pop()
             inputs, blocks, here, content = lay_out(model, pieces, batches)
-            if training is not None:
-                training.blocks = blocks
+            kernels.blocks = blocks
             try:
                 output = module(**inputs, **options)
                 states = join_states(output, layers).flatten(0, 1)
@@ -376,7 +375,7 @@ def get_batches(
     model: SharedTransformer, pieces: Wordpieces, n_threads: int = 1, packs: bool = False
 ) -> list[Batch]:
     """RETURNS (List[Batch]): Sequences that are padded to one length, special tokens included. For
-    several threads they are smaller, to come out even; to be packed, of nearly one length.
+    several threads they are smaller, to come out even; to learn from packed, of nearly one length.
     """
     n_special = sum(map(len, model.special_ids))
     lengths, limit = pieces.lengths + n_special, model.max_length + n_special

@@ -1,5 +1,7 @@
 """What is packed learns as what is padded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from hypothesis import strategies as st
 from spacy.tokens import Doc
 from transformers import AutoModel
 
+from spacy_mtl.encoder import attention, packing
 from spacy_mtl.encoder import model as encoder_model
-from spacy_mtl.encoder import packing
 from spacy_mtl.encoder.model import build_shared_transformer_v1, halve
 from spacy_mtl.encoder.packing import STEP, can_pack, make_passes, pack
 from spacy_mtl.encoder.spans import configure_sentence_spans
@@ -35,16 +37,23 @@ def make_docs() -> list[Doc]:
     return [NLP(text) for text in texts]
 
 
-def learn(model: Any) -> tuple[numpy.ndarray, dict[str, torch.Tensor], list[tuple[int, ...]]]:
-    """RETURNS (Tuple): The features, the gradient of each weight, and the shape of each pass."""
+@contextmanager
+def watched(module: Any) -> Iterator[list[tuple[int, ...]]]:
+    """YIELDS (List[Tuple[int, ...]]): The shape of each forward pass."""
     shapes: list[tuple[int, ...]] = []
 
     def watch(module: Any, args: Any, kwargs: Any) -> None:
         shapes.append(tuple(kwargs["input_ids"].shape))
 
-    handle = model.transformer.register_forward_pre_hook(watch, with_kwargs=True)
-    matrix, backprop = model.begin_update(make_docs())
+    handle = module.register_forward_pre_hook(watch, with_kwargs=True)
+    yield shapes
     handle.remove()
+
+
+def learn(model: Any) -> tuple[numpy.ndarray, dict[str, torch.Tensor], list[tuple[int, ...]]]:
+    """RETURNS (Tuple): The features, the gradient of each weight, and the shape of each pass."""
+    with watched(model.transformer) as shapes:
+        matrix, backprop = model.begin_update(make_docs())
     backprop(numpy.random.default_rng(0).normal(size=matrix.data.shape).astype("f"))
     named = model.transformer.named_parameters()
     return matrix.data, {n: p.grad.clone() for n, p in named if p.grad is not None}, shapes
@@ -76,6 +85,30 @@ def test_packed_learns_what_padded_does(
     largest = max(float(gradient.abs().max()) for gradient in exact.values())
     for name, gradient in exact.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6 * largest)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tiles", [False, True])
+@pytest.mark.parametrize("family", PACKED)
+def test_packed_predicts_what_padded_does(
+    family: str, tiles: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "tiles_pay", lambda: tiles)
+    model = make_model(str(build_encoder(family, tmp_path)), precision)
+    for_prediction = model.layers[0].shims[0].for_prediction
+    module = for_prediction.get(model.transformer, getattr(torch, precision))
+    with watched(module) as shapes:
+        found = model.predict(make_docs()).data
+    [(n, length)] = shapes
+    assert n == 1 and length % STEP == 0 and length > model.max_length / 2
+    monkeypatch.setattr(encoder_model, "can_pack", lambda module: False)
+    with watched(module) as shapes:
+        expected = model.predict(make_docs()).data
+    assert len(shapes) > 1
+    if precision == "float32":
+        numpy.testing.assert_allclose(found, expected, atol=2e-5)
+    else:
+        assert numpy.linalg.norm(found - expected) < 2**-6 * numpy.linalg.norm(expected)
 
 
 def test_more_wordpieces_than_the_encoder_has_positions(tmp_path: Path, one_thread: None) -> None:
