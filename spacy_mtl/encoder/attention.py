@@ -87,11 +87,12 @@ def attention_of_blocks(query: Any, key: Any, value: Any, blocks: Sequence[Block
     RETURNS (torch.Tensor): T x H x D, of the value's D.
     """
     result = torch.empty_like(value)
-    for block, (q, k, v, y) in zip(blocks, split(blocks, query, key, value, result), strict=True):
+    for block, parts in zip(blocks, split(blocks, query, key, value, result), strict=True):
+        q, k, v, y = (part.transpose(1, 2) for part in parts)
         mask = block.mask
         if mask is not None:
             mask = functional.pad(mask.to(q.dtype), (block.length - mask.shape[-1], 0))
-        y.copy_(attention(*(x.transpose(1, 2) for x in (q, k, v)), mask).transpose(1, 2))
+        y.copy_(attention(q, k, v, mask))
     return result
 
 

@@ -84,8 +84,8 @@ class PredictionKernels(Kernels):
         """RETURNS (torch.Tensor): As of torch's function: B x H x L x D, packed 1 x H x T x D."""
         if not self.blocks:
             return attention(query, key, value, *args, **kwargs)
-        rows = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-        return attention_of_blocks(*rows, self.blocks).transpose(0, 1)[None]
+        q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+        return attention_of_blocks(q, k, v, self.blocks).transpose(0, 1)[None]
 
 
 class TrainingKernels(Kernels):

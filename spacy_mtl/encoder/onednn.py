@@ -58,13 +58,13 @@ def linear_packed(x: Any, packed: Any, bias: Any, then: str = "none") -> Any:
 
 def probe(function: Callable) -> Callable:
     """RETURNS (Callable): The function, which measures once. Other threads wait for it: what they
-    compute meanwhile would change the answer.
+    compute meanwhile would change the answer, and so would autocast, under which all is inexact.
     """
     ask = cache(function)
 
     @wraps(function)
     def ask_in_turn(*args: Any) -> Any:
-        with probing:
+        with probing, torch.autocast("cpu", enabled=False):
             return ask(*args)
 
     return ask_in_turn

@@ -91,6 +91,13 @@ def test_threads_measure_one_after_the_other() -> None:
     assert most == 1 and sorted(calls) == ["a", "b"]
 
 
+def test_autocast_changes_no_measurement() -> None:
+    """Both sides would be rounded alike, and chance decide."""
+    ask = onednn.probe(lambda: torch.is_autocast_enabled("cpu"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ask() is False and torch.is_autocast_enabled("cpu")
+
+
 @pytest.mark.parametrize(
     "seconds,factor,margin,expected",
     [
