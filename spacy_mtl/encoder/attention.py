@@ -1,5 +1,5 @@
 """Attention on a CPU by products of matrices: faster than torch's where that does not fuse them, as
-with dropout, or fuses them slowly, as in bfloat16.
+with dropout, or fuses them slowly, as in bfloat16 without AMX.
 """
 
 from collections.abc import Sequence

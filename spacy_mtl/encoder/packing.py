@@ -1,6 +1,6 @@
 """Batches of several lengths laid behind each other, for one forward pass of encoders in which
-wordpieces meet in attention only. In training small passes are dear: the gradient of each is added
-to that of all weights.
+wordpieces meet in attention only. Small passes are dear: each reads all weights, and in training
+its gradient is added to that of all.
 """
 
 from collections.abc import Sequence

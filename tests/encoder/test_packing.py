@@ -1,4 +1,4 @@
-"""What is packed learns as what is padded."""
+"""What is packed learns and predicts as what is padded."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +101,7 @@ def test_packed_predicts_what_padded_does(
         found = model.predict(make_docs()).data
     [(n, length)] = shapes
     assert n == 1 and length % STEP == 0 and length > model.max_length / 2
+    assert not for_prediction.kernels.blocks  # of which another thread has its own
     monkeypatch.setattr(encoder_model, "can_pack", lambda module: False)
     with watched(module) as shapes:
         expected = model.predict(make_docs()).data
