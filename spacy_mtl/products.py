@@ -28,7 +28,7 @@ class OneCoreOps(NumpyOps):
     ) -> Floats2d:
         """RETURNS (Floats2d): The product of two matrices, which may be transposed before."""
         x, y = x.T if trans1 else x, y.T if trans2 else y
-        product = matmul(x, y) if trans1 else _on_one_core(multiply_rows, x, y)
+        product = matmul(x, y) if trans1 else on_one_core(multiply_rows, x, y)
         if out is None:
             return product
         out[:] = product
@@ -80,13 +80,13 @@ def use_one_core(model: Model) -> None:
 
 def matmul(a: Floats2d, b: Floats2d) -> Floats2d:
     """RETURNS (Floats2d): The product of two matrices, I x K and K x J."""
-    return _on_one_core(multiply, a, b) if isinstance(a, numpy.ndarray) else a @ b
+    return on_one_core(multiply, a, b) if isinstance(a, numpy.ndarray) else a @ b
 
 
 def dot(a: Any, b: Any) -> Any:
     """RETURNS (Array): The sum of the products of two arrays' values, in an array without axes."""
     if isinstance(a, numpy.ndarray):
-        return _on_one_core(multiply, a.ravel(), b.ravel())
+        return on_one_core(multiply, a.ravel(), b.ravel())
     return get_array_module(a).vdot(a, b)
 
 
@@ -112,15 +112,17 @@ def multiply_rows(x: Any, y: Any) -> Any:
     return torch.cat([*chunks, x[n:] @ y])
 
 
-def _on_one_core(function: Callable, *arrays: Any) -> Any:
+def on_one_core(function: Callable, *arrays: Any) -> Any:
+    """RETURNS (Any): What a function of tensors returns, one or several, as arrays."""
     import torch  # which takes a second: `import spacy` comes here by way of every head
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return function(*map(torch.from_numpy, arrays)).numpy()
+        found = function(*map(torch.from_numpy, arrays))
     finally:
         torch.set_num_threads(before)
+    return tuple(x.numpy() for x in found) if isinstance(found, tuple) else found.numpy()
 
 
 ONE_CORE = OneCoreOps()

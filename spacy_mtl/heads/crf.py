@@ -8,17 +8,19 @@ Fields", section 3, and Rabiner (1989), "A Tutorial on Hidden Markov Models", se
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy
 
-from ..products import matmul
-from ..types import Floats1d, Floats2d, Ints1d
+from ..products import matmul, on_one_core
+from ..types import Floats1d, Floats2d, Ints1d, Ints2d
 
 FORBIDDEN = -1e30
 TINY = 1e-300
 LONG = 512  # tokens of a segment
+NO_ROWS = numpy.zeros(0, dtype="int64")
 HALO = 64  # tokens around a segment or an entity, behind which what stands there has no influence
 
 
@@ -75,12 +77,14 @@ def viterbi(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Ints1d:
     framed = frame(scores, chain, lengths, "float32")
     if max(lengths, default=0) > LONG:
         segments = get_segments(lengths)
-        tags, best = decode(framed[segments.rows], chain.transitions, segments.sizes)
         left, right = segments.joints
-        alike = (abs(best[left] - best[right]) < 1e-3) | (best[left] < FORBIDDEN / 2)
+        tags, best = decode(
+            framed[segments.rows], chain.transitions, segments.sizes, numpy.stack([left, right])
+        )
+        alike = (abs(best[0] - best[1]) < 1e-3) | (best[0] < FORBIDDEN / 2)
         if alike.all() and (tags[left] == tags[right]).all():
             return tags[segments.core]
-    return decode(framed, chain.transitions, lengths)[0]
+    return decode(framed, chain.transitions, lengths, NO_ROWS)[0]
 
 
 def frame(scores: Floats2d, chain: Chain, lengths: Sequence[int], dtype: str) -> Floats2d:
@@ -94,29 +98,69 @@ def frame(scores: Floats2d, chain: Chain, lengths: Sequence[int], dtype: str) ->
 
 
 def decode(
-    scores: Floats2d, transitions: Floats2d, lengths: Sequence[int]
-) -> tuple[Ints1d, Floats2d]:
-    """RETURNS (Tuple[Ints1d, Floats2d]): The best tags, N, and for each token the score of the best
-    path that ends in each tag, less the best of all, N x C.
+    scores: Floats2d, transitions: Floats2d, lengths: Sequence[int], asked: Any
+) -> tuple[Ints1d, Any]:
+    """Find the best tags.
+
+    asked (Ints): Rows, in an array of any shape.
+    RETURNS (Tuple[Ints1d, Floats]): The tags, N, and for each row that is asked for the score of
+        the best path that ends in each tag, less the best of all, ... x C.
     """
     order, bounds = get_steps(lengths)
     moves = get_moves(bounds)
+    groups = group_tags(transitions)
+    behind = numpy.concatenate([group.behind.ravel() for group in groups])
     # A row for each tag: numpy finds the maxima of columns several times as fast.
     columns = numpy.ascontiguousarray(scores[order].T)
     for before, here in moves:
-        found = columns[:, here]
-        found += (columns[:, None, before] + transitions[:, :, None]).max(axis=0)
+        known, found = columns[:, before], columns[:, here]
+        arrived = [(known[g.before] + g.transitions).max(axis=0) for g in groups]
+        found[behind] += numpy.concatenate([rows.reshape(-1, rows.shape[-1]) for rows in arrived])
         # Sums over a long doc would swallow the differences.
         found -= found.max(axis=0)
-    best = numpy.ascontiguousarray(columns.T)
-    totals = best.copy()
-    tags = numpy.empty(len(best), dtype="int64")
+    totals = numpy.ascontiguousarray(columns.T)
+    best = totals[put_back(numpy.arange(len(order)), order)[asked]]
+    tags = numpy.empty(len(totals), dtype="int64")
     for before, here in reversed(moves):
         tags[here] = totals[here].argmax(axis=1)
         totals[before] += transitions.T[tags[here]]
     first = slice(*bounds[:2])
     tags[first] = totals[first].argmax(axis=1)
-    return put_back(tags, order), put_back(best, order)
+    return put_back(tags, order), best
+
+
+@dataclass
+class TagGroups:
+    """G groups of Q tags, each of which may follow the same P tags.
+
+    before (Ints3d): The tags that they may follow, P x G x 1.
+    behind (Ints2d): The tags, G x Q.
+    transitions (Floats4d): From those to these, P x G x Q x 1.
+    """
+
+    before: Any
+    behind: Ints2d
+    transitions: Any
+
+
+def group_tags(transitions: Floats2d) -> list[TagGroups]:
+    """RETURNS (List[TagGroups]): All tags, groups of the same size together. Most moves of a scheme
+    for entities are forbidden, and these cost nothing.
+    """
+    followers: dict[tuple[int, ...], list[int]] = {}  # by those that they may follow
+    for tag, column in enumerate(transitions.T):
+        allowed = numpy.flatnonzero(column > FORBIDDEN / 2)
+        before = allowed if len(allowed) else numpy.arange(len(column))
+        followers.setdefault(tuple(before.tolist()), []).append(tag)
+    alike: dict[tuple[int, int], list[Any]] = {}  # by their sizes
+    for before_all, tags in followers.items():
+        alike.setdefault((len(before_all), len(tags)), []).append((before_all, tags))
+    groups = []
+    for pairs in alike.values():
+        before, behind = (numpy.array(tags) for tags in zip(*pairs, strict=True))
+        found = transitions[before.T[:, :, None], behind]
+        groups.append(TagGroups(before.T[:, :, None], behind, found[..., None]))
+    return groups
 
 
 def put_back(values: Any, order: Ints1d) -> Any:
@@ -171,8 +215,8 @@ class Lattice:
     moves (Floats2d): exp of the transitions, C x C.
     forward (Floats2d): The probability of each tag from what stands up to each token, N x C.
     scale (Floats1d): What they summed up to before they were divided by it, N.
-    backward (Floats2d): How well what stands behind each token fits each tag, N x C. They sum up
-        to 1.
+    backward (Floats2d): How well what stands behind each token fits each tag, up to a factor, N x
+        C.
     log_z (Floats1d): The score of all sequences of the doc that each token stands in, N.
     """
 
@@ -187,8 +231,7 @@ class Lattice:
     def marginals(self) -> Floats2d:
         """RETURNS (Floats2d): The probability of each tag at each token, N x C."""
         marginals = self.forward * self.backward
-        normalize(marginals)
-        return marginals
+        return marginals / numpy.maximum(marginals.sum(axis=1, keepdims=True), TINY)
 
 
 def sum_paths(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Lattice:
@@ -196,42 +239,55 @@ def sum_paths(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Lattice
 
     scores, chain, lengths: As in `viterbi`.
     """
-    framed = frame(scores, chain, lengths, "float64")
-    top = framed.max(axis=1, keepdims=True)
-    likely = numpy.exp(framed - top)
+    likely = frame(scores, chain, lengths, "float64")
+    top = likely.max(axis=1, keepdims=True)
+    likely -= top
+    numpy.exp(likely, out=likely)
     moves = numpy.exp(numpy.asarray(chain.transitions, dtype="float64"))
     order, bounds = get_steps(lengths)
-    laid = likely[order]
-    forward, backward = laid.copy(), numpy.ones_like(laid)
-    scale = numpy.empty((len(laid), 1))
-    first = slice(*bounds[:2])
-    scale[first] = normalize(forward[first])
-    steps = get_moves(bounds)
-    for before, here in steps:
-        forward[here] *= matmul(forward[before], moves)
-        scale[here] = normalize(forward[here])
-    for before, here in reversed(steps):
-        backward[before] = matmul(laid[here] * backward[here], moves.T)
-        normalize(backward[before])
-    scale = put_back(scale, order)
-    sizes = [size for size in lengths if size]
-    firsts = numpy.cumsum([0, *sizes])[:-1]
-    totals = numpy.add.reduceat((numpy.log(scale) + top)[:, 0], firsts) if sizes else top[:, 0]
+    sizes = numpy.asarray([size for size in lengths if size], dtype="int64")
+    last = numpy.cumsum(sizes) - 1
+    first = last - sizes + 1
+    # Backward is forward from the other end of each doc.
+    back = numpy.repeat(first + last, sizes)[order] - order
+    recur = partial(pass_on, steps=get_moves(bounds), first=slice(*bounds[:2]))
+    laid, both = likely[numpy.stack([order, back], axis=1)], numpy.stack([moves, moves.T])
+    known, scales, arrived = on_one_core(recur, laid, both)
+    scale = put_back(scales[:, 0], order)
+    totals = numpy.add.reduceat((numpy.log(scale) + top)[:, 0], first) if len(sizes) else top[:, 0]
     return Lattice(
         likely=likely,
         moves=moves,
-        forward=put_back(forward, order),
+        forward=put_back(known[:, 0], order),
         scale=scale[:, 0],
-        backward=put_back(backward, order),
+        backward=put_back(arrived[:, 1], back),
         log_z=numpy.repeat(totals, sizes),
     )
 
 
-def normalize(rows: Floats2d) -> Floats2d:
-    """RETURNS (Floats2d): The sum of each row, N x 1, by which it has been divided in place."""
-    total = numpy.maximum(rows.sum(axis=1, keepdims=True), TINY)
-    rows /= total
-    return total
+def pass_on(likely: Any, moves: Any, steps: list[tuple[slice, slice]], first: slice) -> Any:
+    """The recursion, from both ends of all docs at once.
+
+    likely (torch.Tensor): As of a Lattice, by steps, from the first tokens and from the last: N x
+        2 x C. It becomes what is known of each tag from all tokens up to its own.
+    moves (torch.Tensor): Likewise, from each tag to those behind it and to those before: 2 x C x C.
+    steps (List[Tuple[slice, slice]]): As of `get_moves`.
+    first (slice): The first step, which none leads to.
+    RETURNS (Tuple[torch.Tensor, torch.Tensor, torch.Tensor]): The same; by what each row has been
+        divided, to sum up to 1, N x 2 x 1; and what is known from the tokens before, N x 2 x C.
+    """
+    arrived, scale = likely.new_ones(likely.shape), likely.new_empty(*likely.shape[:2], 1)
+    normalize(likely[first], scale[first])
+    for before, here in steps:
+        came = arrived[here]
+        came.transpose(0, 1).baddbmm_(likely[before].transpose(0, 1), moves, beta=0)
+        normalize(likely[here].mul_(came), scale[here])
+    return likely, scale, arrived
+
+
+def normalize(rows: Any, total: Any) -> None:
+    """Divide rows by their sums, in place, and leave these in `total`, tensors of ... x C and 1."""
+    rows.div_(total.copy_(rows.sum(-1, keepdim=True)).clamp_min_(TINY))
 
 
 def count_moves(lattice: Lattice, rows: Ints1d) -> Floats2d:

@@ -21,6 +21,7 @@ from spacy_mtl.heads.crf import (
     get_moves,
     get_steps,
     get_windows,
+    group_tags,
     span_probabilities,
     span_probability,
     sum_paths,
@@ -109,6 +110,31 @@ def test_steps():
     for nothing in ([0, 0], []):
         order, bounds = get_steps(nothing)
         assert not len(order) and bounds == [0] and get_moves(bounds) == []
+
+
+def test_tags_that_may_follow_the_same_ones():
+    """With two labels 33 moves of 81 are left to look at in BILUO, and what is forbidden is not."""
+    tags = get_tags(["X", "Y"], "biluo")
+    moves = get_chain(tags, "biluo").transitions
+    moves = moves + numpy.arange(moves.size).reshape(moves.shape)
+    groups = group_tags(moves)
+    assert [group.transitions.size for group in groups] == [25, 8]
+    assert sorted(tag for group in groups for tag in group.behind.ravel()) == list(range(len(tags)))
+    for group in groups:
+        for i, behind in enumerate(group.behind):
+            before = group.before[:, i, 0]
+            numpy.testing.assert_array_equal(
+                group.transitions[:, i, :, 0], moves[before][:, behind]
+            )
+            others = numpy.setdiff1d(numpy.arange(len(tags)), before)
+            assert (moves[others][:, behind] < FORBIDDEN / 2).all()
+
+
+def test_a_tag_that_follows_none():
+    moves = numpy.array([[0.5, FORBIDDEN], [0.0, FORBIDDEN]])
+    chain = Chain(numpy.zeros(2), moves, numpy.zeros(2))
+    scores = numpy.array([[0.0, 1.0], [0.0, 9.0], [0.0, 9.0]])
+    assert viterbi(scores, chain, [3]).tolist() == [1, 0, 0]
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
