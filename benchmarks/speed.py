@@ -356,13 +356,14 @@ def load_stock(
     return nlp
 
 
-def load_bare(args: argparse.Namespace, precision: str) -> Any:
+def load_bare(args: argparse.Namespace, precision: Any) -> Any:
     """The encoder alone, as fast as it goes: from text to hidden states, without docs or heads."""
     import torch
 
     from spacy_mtl.encoder.ahead import WORKERS, run_at_once
     from spacy_mtl.encoder.model import encode, get_batches, share
     from spacy_mtl.encoder.packing import can_pack, make_passes
+    from spacy_mtl.encoder.precision import get_dtype
     from spacy_mtl.encoder.wordpieces import Wordpieces, cut, offsets, tokenize
 
     model = load_ours(args, precision).get_pipe("transformer").model
@@ -377,7 +378,8 @@ def load_bare(args: argparse.Namespace, precision: str) -> Any:
         pieces = Wordpieces(ids, cut(lengths, 200), none, none)
         batches = share(get_batches(model, pieces, n_threads), n_threads)
         passes = [make_passes(part, budget) for part in batches]
-        hidden = torch.empty(len(ids), model.get_dim("nO"), device=args.device)
+        dtype = get_dtype(precision, model.transformer.device)
+        hidden = torch.empty(len(ids), model.get_dim("nO"), dtype=dtype, device=args.device)
         run_at_once([partial(encode, model, pieces, part, (), None, hidden) for part in passes])
         if args.device == "cuda":
             torch.cuda.synchronize()

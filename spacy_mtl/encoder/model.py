@@ -243,8 +243,10 @@ def split(
     layers = asked and tuple(sorted({*asked, last}))
     pieces = get_wordpieces(docs, model.attrs["get_spans"](docs), model.tokenizer, model.max_length)
     width = model.get_dim("nO") * max(1, len(layers))
-    hidden = torch.empty(len(pieces.ids), width, device=model.transformer.device)
-    packs = model.transformer.device.type == "cpu" and can_pack(model.transformer)
+    device = model.transformer.device
+    dtype = torch.float32 if is_train else get_dtype(model.attrs["precision"], device)
+    hidden = torch.empty(len(pieces.ids), width, dtype=dtype, device=device)
+    packs = device.type == "cpu" and can_pack(model.transformer)
     budget = model.attrs["max_batch_items"] if packs else 0
     jobs = []
     for batches in share(get_batches(model, pieces, n_threads, packs and is_train), n_threads):
@@ -267,7 +269,7 @@ def join(
     """Pool the wordpieces of all batches to tokens."""
     module = model.transformer
     with torch.inference_mode(not is_train), torch.set_grad_enabled(is_train):
-        matrix = pool(hidden.requires_grad_(is_train), pieces)
+        matrix = pool(hidden.requires_grad_(is_train), pieces).float()
     data: Any = torch2xp(matrix.detach())
     lengths = [len(doc) for doc in docs]
     return TokenMatrix(data, lengths, layers), EncoderPass(matrix, hidden, parts, module)
@@ -325,7 +327,7 @@ def encode(
                 warnings.warn(Warnings.W003.format(n=n, length=length))
                 passes += halves
                 continue
-            found = states[content].float()
+            found = states.index_select(0, content).to(hidden.dtype)
             hidden.index_copy_(0, here, found.detach())
             if seed is not None:
                 part.append((here, found))
