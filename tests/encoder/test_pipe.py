@@ -32,7 +32,7 @@ from spacy_mtl.encoder import model as encoder_model
 from spacy_mtl.encoder import pipe as pipe_module
 from spacy_mtl.encoder.ahead import WORKERS
 from spacy_mtl.encoder.model import encode
-from spacy_mtl.encoder.pipe import SharedEncoder, buffer
+from spacy_mtl.encoder.pipe import SharedEncoder, buffer, is_large
 from spacy_mtl.training.adamw import create_adamw_v1
 
 VOCAB = spacy.blank("en").vocab
@@ -295,6 +295,13 @@ def test_docs_encoded_together(lengths: list[int], n_docs: int) -> None:
         sizes = [len(doc) for doc in group]
         assert sum(sizes[:-1]) < 20 and 1 <= len(group) <= n_docs
         assert i == len(groups) - 1 or len(group) == n_docs or sum(sizes) >= 20
+
+
+@pytest.mark.parametrize(("n_tokens", "expected"), [(4095, False), (4096, True)])
+def test_docs_that_are_worth_a_thread(n_tokens: int, expected: bool) -> None:
+    docs = [Doc(VOCAB, words=["a"] * 95), Doc(VOCAB, words=["a"] * (n_tokens - 95))]
+    assert is_large((docs, docs)) == expected
+    assert not is_large((docs, docs[:1]))
 
 
 def test_long_docs_are_not_encoded_together(
