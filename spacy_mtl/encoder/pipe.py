@@ -30,7 +30,7 @@ from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
 from .model import SharedTransformer, split
 from .tok2vec import replace_listener, replace_listener_cfg
 
-BUFFER = 16384  # tokens encoded together: enough to group by length, few for the memory
+BUFFER = 12288  # tokens encoded together: enough to group by length, few for the memory
 GPU_BUFFER = 32768  # the same on a GPU, where larger batches are faster
 STREAK = 20  # broken batches of a task in a row that stop the training
 COUNTS = ("updates", "skipped")
@@ -171,7 +171,7 @@ class SharedEncoder(Transformer):
 
         stream (Iterable[Doc]): The docs.
         batch_size (int): How many to encode together, if they are short: no more are taken once
-            they have 16,384 tokens, on a GPU 32,768, so that long docs need no more memory. With at
+            they have 12,288 tokens, on a GPU 32,768, so that long docs need no more memory. With at
             least 4,096 tokens threads encode the next batch ahead, on a CPU the next two.
         YIELDS (Doc): The docs in order.
         """
@@ -506,7 +506,7 @@ def buffer(stream: Iterable[Doc], n_docs: int, n_tokens: int) -> Iterator[list[D
 
 def is_large(group: tuple[list[Doc], list[Doc]]) -> bool:
     """RETURNS (bool): Whether docs to be encoded are worth a thread."""
-    return 4 * sum(map(len, group[1])) >= BUFFER
+    return 3 * sum(map(len, group[1])) >= BUFFER
 
 
 def is_ours(listener: TransformerListener) -> bool:
