@@ -90,11 +90,17 @@ def viterbi(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Ints1d:
 def frame(scores: Floats2d, chain: Chain, lengths: Sequence[int], dtype: str) -> Floats2d:
     """RETURNS (Floats2d): The scores, with those of starting and ending at the ends of docs."""
     framed = numpy.array(scores, dtype=dtype)
-    sizes = numpy.asarray([size for size in lengths if size], dtype="int64")
-    last = numpy.cumsum(sizes) - 1
-    framed[last - sizes + 1] += chain.start
+    first, last = get_ends(lengths)
+    framed[first] += chain.start
     framed[last] += chain.end
     return framed
+
+
+def get_ends(lengths: Sequence[int]) -> tuple[Ints1d, Ints1d]:
+    """RETURNS (Tuple[Ints1d, Ints1d]): The first and the last row of each doc that has any."""
+    sizes = numpy.asarray([size for size in lengths if size], dtype="int64")
+    last = numpy.cumsum(sizes) - 1
+    return last - sizes + 1, last
 
 
 def decode(
@@ -245,9 +251,8 @@ def sum_paths(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Lattice
     numpy.exp(likely, out=likely)
     moves = numpy.exp(numpy.asarray(chain.transitions, dtype="float64"))
     order, bounds = get_steps(lengths)
-    sizes = numpy.asarray([size for size in lengths if size], dtype="int64")
-    last = numpy.cumsum(sizes) - 1
-    first = last - sizes + 1
+    first, last = get_ends(lengths)
+    sizes = last - first + 1
     # Backward is forward from the other end of each doc.
     back = numpy.repeat(first + last, sizes)[order] - order
     recur = partial(pass_on, steps=get_moves(bounds), first=slice(*bounds[:2]))
@@ -303,9 +308,7 @@ def count_moves(lattice: Lattice, rows: Ints1d) -> Floats2d:
 
 def find_possible(allowed: Any, chain: Chain, lengths: Sequence[int]) -> Any:
     """RETURNS (Bools1d): For each token, N, whether its doc allows any valid tag sequence."""
-    sizes = numpy.asarray([size for size in lengths if size], dtype="int64")
-    last = numpy.cumsum(sizes) - 1
-    first = last - sizes + 1
+    first, last = get_ends(lengths)
     after = numpy.setdiff1d(numpy.arange(len(allowed)), first)
     moves = (chain.transitions > FORBIDDEN / 2).astype("f")
     found = allowed.copy()
@@ -315,7 +318,7 @@ def find_possible(allowed: Any, chain: Chain, lengths: Sequence[int]) -> Any:
     while (found != before).any():  # seldom more than twice
         before = found.copy()
         found[after] &= matmul(before[after - 1].astype("f"), moves) > 0
-    return numpy.repeat(found[last].any(axis=1), sizes)
+    return numpy.repeat(found[last].any(axis=1), last - first + 1)
 
 
 def crf_loss(

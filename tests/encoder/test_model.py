@@ -181,6 +181,25 @@ def test_bfloat16_is_close(encoder: str) -> None:
     )
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_wordpieces_are_kept_as_they_are(
+    encoder: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until they are pooled, in predictions; what is learned from is float32."""
+    seen = []
+    pool = encoder_model.pool
+
+    def watch(hidden: Any, pieces: Any) -> Any:
+        seen.append(hidden.dtype)
+        return pool(hidden, pieces)
+
+    monkeypatch.setattr(encoder_model, "pool", watch)
+    model = make_model(encoder, precision)
+    model.predict(make_docs())
+    model.begin_update(make_docs())
+    assert seen == [getattr(torch, precision), torch.float32]
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_precision(encoder: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spacy_mtl.encoder.precision.has_native_bfloat16", lambda device: native)
