@@ -51,22 +51,26 @@ def run_ahead(
     is_large (Callable): Whether an input is worth it. What is read while such ones are under way,
         as the end of a stream, has its turn in the threads behind them.
     YIELDS (Tuple[In, Callable[[], Out]]): Each input, in order, and what returns its result or
-        raises its error.
+        raises its error. If `inputs` raises one, it comes after what was read before.
     """
     running: deque[tuple[In, Callable[[], Out]]] = deque()
     has_threads = workers <= torch.get_num_threads()
     share = max(1, torch.get_num_threads() // workers)
     with ExitStack() as stack:
         pool = None
-        for item in inputs:
-            n_ahead = workers if has_threads and is_large(item) else 0
-            get = partial(run, split, item)
-            if n_ahead or running:
-                pool = pool or stack.enter_context(share_threads(workers, share))
-                get = begin(split, item, workers, pool)
-            running.append((item, get))
-            while len(running) > n_ahead:
-                yield running.popleft()
+        try:
+            for item in inputs:
+                n_ahead = workers if has_threads and is_large(item) else 0
+                get = partial(run, split, item)
+                if n_ahead or running:
+                    pool = pool or stack.enter_context(share_threads(workers, share))
+                    get = begin(split, item, workers, pool)
+                running.append((item, get))
+                while len(running) > n_ahead:
+                    yield running.popleft()
+        except Exception:  # there is no next input: those before still have their results
+            yield from running
+            raise
         yield from running
 
 

@@ -54,6 +54,19 @@ def test_an_error_is_raised_for_its_own_input(n_threads: int, split: Callable) -
     assert found == [2, 0, 3]
 
 
+def test_an_error_of_the_inputs_comes_after_the_results(n_threads: int) -> None:
+    def inputs() -> Iterator[int]:
+        yield from range(5)
+        raise KeyError("no more")
+
+    found = []
+    with pytest.raises(KeyError, match="no more"):
+        for _, get in run_ahead(whole(lambda x: x * x), inputs(), 2, always):
+            found.append(get())
+    assert found == [0, 1, 4, 9, 16]
+    assert torch.get_num_threads() == n_threads
+
+
 def test_the_jobs_of_an_input_run_at_the_same_time(n_threads: int) -> None:
     """None of them ends before all have begun."""
 
