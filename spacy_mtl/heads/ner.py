@@ -85,6 +85,14 @@ def trim(doc: Doc, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
+def get_blocked(doc: Doc) -> list[Span]:
+    """RETURNS (List[Span]): The tokens that `doc.set_ents` has blocked for entities."""
+    if not doc.has_annotation("ENT_IOB"):
+        return []
+    iob, types = doc.to_array(["ENT_IOB", "ENT_TYPE"]).T
+    return [doc[i : i + 1] for i in numpy.flatnonzero((iob == 3) & (types == 0)).tolist()]
+
+
 class MultiTaskNER(Head, TrainablePipe):
     """Named entity recognition as tagging, with only valid tag sequences ever decoded.
 
@@ -203,6 +211,7 @@ class MultiTaskNER(Head, TrainablePipe):
             the one behind the last, label and probability.
         """
         docs = list(docs)
+        self.check_tokens(docs)
         if not any(map(len, docs)):
             return [[] for _ in docs]
         scores, transitions = map(self.model.ops.to_numpy, self.get_scores(docs))
@@ -247,23 +256,26 @@ class MultiTaskNER(Head, TrainablePipe):
     def set_annotations(
         self, docs: Iterable[Doc], predictions: list[list[tuple[int, int, str, float]]]
     ) -> None:
-        """Write the entities to `doc.ents`, beside those that the doc has already.
+        """Write the entities to `doc.ents`, beside those that the doc has already, and not over
+        tokens that `doc.set_ents` has blocked.
 
         docs (Iterable[Doc]): The docs.
         predictions: What `predict` returned for them.
         """
         key = self.cfg["spans_key"]
         for doc, entities in zip(docs, predictions, strict=True):
-            found = {(start, end, label) for start, end, label, _ in entities}
-            given = [ent for ent in doc.ents if (ent.start, ent.end, ent.label_) not in found]
-            taken = {i for ent in given for i in range(ent.start, ent.end)}
+            given = {(ent.start, ent.end, ent.label_): ent for ent in doc.ents}
+            found = {(*trim(doc, start, end), label): p for start, end, label, p in entities}
+            others = [ent for place, ent in given.items() if place not in found]
+            blocked = get_blocked(doc)
+            taken = {i for span in [*others, *blocked] for i in range(span.start, span.end)}
             spans, probabilities = [], []
-            for start, end, label, p in entities:
-                start, end = trim(doc, start, end)
+            for (start, end, label), p in found.items():
                 if start < end and taken.isdisjoint(range(start, end)):
-                    spans.append(Span(doc, start, end, label=label))
+                    ent = given.get((start, end, label))
+                    spans.append(ent or Span(doc, start, end, label=label))
                     probabilities.append(p)
-            doc.ents = [*given, *spans]
+            doc.set_ents([*others, *spans], blocked=blocked)
             if key:
                 doc.spans[key] = spans
                 doc.spans[key].attrs["scores"] = numpy.array(probabilities, dtype="f")

@@ -202,13 +202,37 @@ def test_given_entities_stay():
     assert doc.spans["ner"].attrs["scores"].tolist() == [0.25, 0.75]
 
 
+def test_given_entities_that_are_found_again():
+    """They keep what only they have."""
+    ner = make_ner()
+    doc = make_doc(ner, "a b c d")
+    doc.ents = [Span(doc, 0, 2, label="X", kb_id="Q1", span_id="one")]
+    ner.set_annotations([doc], [[(0, 2, "X", 0.5), (3, 4, "Y", 0.25)]])
+    assert as_tuples(doc.ents) == [(0, 2, "X"), (3, 4, "Y")]
+    assert [(ent.kb_id_, ent.id_) for ent in doc.ents] == [("Q1", "one"), ("", "")]
+    assert as_tuples(doc.spans["ner"]) == as_tuples(doc.ents)
+    assert doc.spans["ner"].attrs["scores"].tolist() == [0.5, 0.25]
+
+
+def test_blocked_tokens_stay_without_entities():
+    ner = make_ner()
+    doc = make_doc(ner, "a b c d e")
+    doc.set_ents([Span(doc, 4, 5, label="Z")], blocked=[doc[1:3]], default="missing")
+    for _ in range(2):
+        ner.set_annotations([doc], [[(0, 1, "Y", 0.5), (2, 4, "X", 0.25), (3, 4, "X", 0.75)]])
+        assert as_tuples(doc.ents) == [(0, 1, "Y"), (3, 4, "X"), (4, 5, "Z")]
+        assert [t.ent_iob_ for t in doc] == ["B", "B", "B", "B", "B"]
+        assert [t.ent_type_ for t in doc] == ["Y", "", "", "X", "Z"]
+
+
 def test_no_white_space_at_the_ends():
     ner = make_ner()
     doc = Doc(ner.vocab, words=["\n", "a", "\n", "b", "  ", "\t", "c"])
-    ner.set_annotations([doc], [[(0, 5, "X", 0.5), (5, 6, "X", 0.75), (6, 7, "Y", 0.25)]])
-    assert as_tuples(doc.ents) == [(1, 4, "X"), (6, 7, "Y")]
-    assert as_tuples(doc.spans["ner"]) == as_tuples(doc.ents)
-    assert doc.spans["ner"].attrs["scores"].tolist() == [0.5, 0.25]
+    for _ in range(2):
+        ner.set_annotations([doc], [[(0, 5, "X", 0.5), (5, 6, "X", 0.75), (6, 7, "Y", 0.25)]])
+        assert as_tuples(doc.ents) == [(1, 4, "X"), (6, 7, "Y")]
+        assert as_tuples(doc.spans["ner"]) == as_tuples(doc.ents)
+        assert doc.spans["ner"].attrs["scores"].tolist() == [0.5, 0.25]
 
 
 @pytest.mark.parametrize(
