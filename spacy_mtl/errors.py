@@ -205,6 +205,14 @@ class Errors(metaclass=_WithCodes):
         "evenly. Give a divisor of {width}."
     )
     M076 = "{name} = {value!r} in {architecture}. Give a whole number >= 1."
+    M077 = (
+        "A head of another encoder has read rows of the one that {tasks} listen to. Docs hold the "
+        "rows of one encoder at a time: put all heads of an encoder before the next encoder."
+    )
+    M078 = (
+        "The doc '{text}...' had {n_rows} tokens when it was encoded and has {n} at '{name}'. Put "
+        "what merges or splits tokens behind all heads that tag tokens, or before the encoder."
+    )
     # M1xx corpora and converters
     M120 = (
         "Unknown sampling '{sampling}'. Choose from: 'proportional', 'uniform', 'temperature', "

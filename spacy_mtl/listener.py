@@ -82,7 +82,7 @@ def forward(
         if row.readers is not None:
             row.readers.discard(model.id)
             if not row.readers:
-                doc.user_data[KEY] = None
+                doc.user_data.pop(KEY, None)  # the same doc may be there twice
 
     def backprop(d_outputs: list[Floats2d]) -> list[Doc]:
         if hub is not None and grad_factor:

@@ -90,14 +90,22 @@ class GradientHub:
     matrix (TokenMatrix): The pass's output.
     backprop (EncoderPass): The encoder's backward.
     tasks (Dict[int, str]): The component that each listener, by its id, belongs to.
+    awaited (Set[int]): The listeners that are expected to speak.
 
     sgd and on_complete are set when the encoder is to be updated as soon as all have spoken.
     """
 
-    def __init__(self, matrix: TokenMatrix, backprop: EncoderPass, tasks: dict[int, str]) -> None:
+    def __init__(
+        self,
+        matrix: TokenMatrix,
+        backprop: EncoderPass,
+        tasks: dict[int, str],
+        awaited: set[int],
+    ) -> None:
         self.matrix = matrix
         self.backprop = backprop
         self.tasks = tasks
+        self.awaited = awaited
         self.slots: dict[str, Floats2d] = {}
         self.heard: set[int] = set()
         self.is_open = True
@@ -111,9 +119,12 @@ class GradientHub:
         rows (Sequence[TokenRows]): The docs that it read.
         gradients (Sequence[Floats2d]): The gradient of each doc's rows, of the last layer or of
             all layers of the matrix.
-        RAISES (ValueError): M010 if the encoder's backward has already run.
+        RAISES (ValueError): M010 if the encoder's backward has already run, M077 if the listener
+            belongs to another encoder.
         """
-        task = self.tasks.get(listener, "unknown")
+        task = self.tasks.get(listener)
+        if task is None:
+            raise ValueError(Errors.M077.format(tasks=sorted(set(self.tasks.values()))))
         if not self.is_open:
             raise ValueError(Errors.M010.format(task=task))
         if task not in self.slots:
@@ -123,5 +134,5 @@ class GradientHub:
             # The last layer's columns, or all of them.
             self.slots[task][row.start : row.end, -gradient.shape[1] :] += gradient
         self.heard.add(listener)
-        if self.heard >= self.tasks.keys():
+        if self.heard >= self.awaited:
             self.on_complete()

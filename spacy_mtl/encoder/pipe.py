@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import srsly
 import torch
@@ -80,6 +81,7 @@ class SharedEncoder(Transformer):
         self.model.attrs["replace_listener_cfg"] = replace_listener_cfg
         self.balancer = balancer
         self.diagnostics = Diagnostics()
+        self.heads, self.known = Linked(), Linked()  # ours, and all listeners
         self._hub: GradientHub | None = None
         self._has_gradient = False
         self._sourced: list[Any] = []
@@ -87,12 +89,14 @@ class SharedEncoder(Transformer):
         self._losses: dict[str, float] = {}
         self._losses_before: dict[str, float] = {}
 
-    def add_listener(self, listener: TransformerListener, component_name: str) -> None:
+    def add_listener(self, listener: Any, component_name: str) -> None:
         """Link a listener. Usually internal.
 
         RAISES (ValueError): M073 if it asks for layers that the encoder lacks.
         """
         super().add_listener(listener, component_name)
+        listener.task = component_name
+        self.known.add(listener)
         self._ask_for_layers()
 
     def remove_listener(self, listener: TransformerListener, component_name: str) -> bool:
@@ -100,6 +104,7 @@ class SharedEncoder(Transformer):
 
         RETURNS (bool): Whether it was linked.
         """
+        self.known.discard(listener)
         if component_name in self.listener_map:
             # `nlp.replace_listeners` walks over the list from which it takes them off.
             self.listener_map[component_name] = list(self.listener_map[component_name])
@@ -124,7 +129,10 @@ class SharedEncoder(Transformer):
         RAISES (ValueError): M070 if it has been trained with an encoder of another width.
         """
         super().find_listeners(component)
-        if component.name in self.listener_map:
+        if getattr(component, "name", None) in self.listener_map:
+            if hasattr(component, "peers"):
+                self.heads.add(component)
+                component.peers = self.heads
             self._check_width(component.name)
             for node in component.model.walk():
                 if node.name == "trfs2arrays" and node.layers[0].name != "reduce_mean":
@@ -236,8 +244,9 @@ class SharedEncoder(Transformer):
         predictions (TokenMatrix): What `predict` returned for them.
         """
         docs = list(docs)
-        ours = {listener.id for listener in self.listeners if is_ours(listener)}
-        readers = ours if ours and len(ours) == len(self.listeners) else None
+        known = list(self.known)
+        is_lean = known and all(map(is_ours, known))
+        readers = {listener.id for listener in known} if is_lean else None
         set_rows(docs, predictions, readers=readers)
         self.set_extra_annotations(docs, predictions)
 
@@ -270,10 +279,8 @@ class SharedEncoder(Transformer):
         self._ask_for_layers()
         set_dropout_rate(self.model, drop)
         matrix, backprop = self.model.begin_update(docs)
-        tasks = {
-            listener.id: name for name, found in self.listener_map.items() for listener in found
-        }
-        hub = GradientHub(matrix, backprop, tasks)
+        tasks = {listener.id: listener.task for listener in self.known}
+        hub = GradientHub(matrix, backprop, tasks, {listener.id for listener in self.listeners})
         rows = set_rows(docs, matrix, hub)
         stock = [listener for listener in self.listeners if not is_ours(listener)]
         batch_id = TransformerListener.get_batch_id(docs) if stock else None
@@ -334,6 +341,10 @@ class SharedEncoder(Transformer):
         self._hub.sgd = sgd
         if all(map(is_ours, self.listeners)):  # stock heads report their loss only afterwards
             self._hub.on_complete = self.flush
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        self.flush()  # a waiting pass cannot be copied or pickled
+        return super().__reduce_ex__(protocol)
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """Serialize the pipe to a bytestring.
@@ -402,6 +413,15 @@ class SharedEncoder(Transformer):
             load(data)
         except Exception as err:
             raise ValueError(Errors.M007.format(name=self.name, source=source, error=err)) from err
+
+
+class Linked(WeakSet):
+    """What has been linked to an encoder, as long as it exists. spaCy's own map lacks what is
+    disabled while it links the others.
+    """
+
+    def __reduce__(self) -> Any:
+        return Linked, (list(self),)
 
 
 class Diagnostics:

@@ -1,7 +1,7 @@
 """What all heads share: how they learn from a batch, and the layers under their scores."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy
@@ -42,6 +42,7 @@ class Head:
     predict: Callable
     set_annotations: Callable
     get_error_handler: Callable
+    peers: Collection[Any] = ()  # all heads of its encoder, itself among them
     is_frozen = False  # set in training, when its task has stopped
     watch: Callable[[list[Doc], Any], None] | None = None  # is told the scores of predictions
     _has_gradient = False
@@ -122,6 +123,19 @@ class Head:
         if self.watch is not None:
             self.watch(docs, scores)
         return scores
+
+    def check_tokens(self, docs: Iterable[Doc]) -> None:
+        """RAISES (ValueError): M078 if tokens have been merged or split since a doc was encoded."""
+        from ..encoder.matrix import get_rows  # torch waits, as below
+
+        for doc in docs:
+            rows = get_rows(doc)
+            if rows is not None and len(rows) != len(doc):
+                raise ValueError(
+                    Errors.M078.format(
+                        text=doc.text[:40], n_rows=len(rows), n=len(doc), name=self.name
+                    )
+                )
 
     def make_nll(
         self, examples: Sequence[Example], scores: Any

@@ -69,6 +69,7 @@ class MultiTaskTagger(Head, Tagger):
         RETURNS (List[Ints1d]): For each doc the index of each token's label.
         """
         docs = list(docs)
+        self.check_tokens(docs)
         if not any(map(len, docs)):
             return [numpy.zeros(0, dtype="int64") for _ in docs]
         guesses = self.model.ops.to_numpy(self.get_scores(docs).argmax(axis=1))

@@ -181,7 +181,7 @@ def test_wrong_model(encoder: str) -> None:
 def test_docs_keep_nothing_of_the_encoder(make_nlp: Callable) -> None:
     nlp = make_nlp()
     for doc in [nlp(TEXTS[0]), *nlp.pipe(TEXTS)]:
-        assert doc._.trf_data is None and not doc.tensor.size
+        assert doc._.trf_data is None and not doc.tensor.size and not doc.user_data
     gold = [Example(nlp.make_doc(eg.text), eg.reference) for eg in make_examples(nlp)]
     nlp.evaluate(gold)
     assert all(eg.predicted._.trf_data is None for eg in gold)
@@ -331,6 +331,23 @@ def test_a_pipeline_can_be_copied_after_predictions(make_nlp: Callable) -> None:
     assert encoder_weights(copied) != encoder_weights(nlp)
 
 
+def test_a_pipeline_can_be_copied_in_the_midst_of_an_update(make_nlp: Callable) -> None:
+    """The encoder waits for the heads that have no labels in the batch."""
+    import pickle
+    from copy import deepcopy
+
+    nlp, expected = make_nlp(), make_nlp()
+    for each in (nlp, expected):
+        each.update(make_examples(each, "tagger"), sgd=create_adamw_v1(0.01))
+        each.get_pipe("transformer").flush()
+        each.update(make_examples(each, "tagger"), sgd=create_adamw_v1(0.01))
+    for copied in (deepcopy(nlp), pickle.loads(pickle.dumps(nlp))):
+        assert_same(expected, copied)
+        train(copied)
+        heads = {id(pipe) for _, pipe in copied.pipeline[1:]}
+        assert {id(head) for head in copied.get_pipe("transformer").heads} == heads
+
+
 def test_extra_annotations(encoder: str) -> None:
     seen = []
     nlp = spacy.blank("en")
@@ -414,6 +431,107 @@ def test_pipes_can_be_sourced(make_nlp: Callable) -> None:
     for name in nlp.pipe_names:
         other.add_pipe(name, source=nlp)
     assert_same(nlp, other)
+
+
+def test_heads_that_were_disabled_while_others_were_linked(make_nlp: Callable) -> None:
+    """spaCy links anew whenever a component is added, and only what is enabled."""
+    nlp, expected = make_nlp(), make_nlp()
+    for each in (nlp, expected):
+        train(each)
+    with nlp.select_pipes(disable=["tagger", "textcat"]):
+        nlp.add_pipe("sentencizer")
+    assert_same(nlp, expected)
+    assert not nlp(TEXTS[0]).user_data
+    losses = [each.update(make_examples(each), sgd=False, losses={}) for each in (nlp, expected)]
+    assert losses[0] == losses[1]
+    found, other = [each.get_pipe("transformer").diagnostics.take() for each in (nlp, expected)]
+    assert set(found) == set(other) == {"tagger", "ner", "textcat"}
+    assert found["textcat"]["grad_norm"] == pytest.approx(other["textcat"]["grad_norm"])
+    nlp.remove_pipe("textcat")
+    assert not nlp(TEXTS[0]).user_data
+
+
+def test_sourcing_leaves_the_source_as_it_was(make_nlp: Callable) -> None:
+    nlp = make_nlp()
+    expected = [answers(nlp(text)) for text in TEXTS]
+    other = spacy.blank("en")
+    for name in ("transformer", "tagger"):
+        other.add_pipe(name, source=nlp)
+    assert [t.tag_ for t in other(TEXTS[0])] == expected[0][0]
+    assert [answers(nlp(text)) for text in TEXTS] == expected
+
+
+@pytest.mark.parametrize("name", ["merge_entities", "doc_cleaner", "token_splitter", "nameless"])
+def test_components_without_a_name(make_nlp: Callable, name: str, tmp_path: Path) -> None:
+    """Functions, and classes that do not say what they are called."""
+
+    @Language.component("nameless")
+    def nameless(doc: Doc) -> Doc:
+        return doc
+
+    nlp = make_nlp(config={"ner": {"spans_key": None}})
+    train(nlp, 30)
+    expected = [[ent.text for ent in doc.ents] for doc in nlp.pipe(TEXTS)]
+    assert any(" " in text for texts in expected for text in texts)
+    nlp.add_pipe(name)
+    nlp.to_disk(tmp_path)
+    docs = [Doc(nlp.vocab).from_bytes(d.to_bytes()) for d in spacy.load(tmp_path).pipe(TEXTS)]
+    assert [[ent.text for ent in doc.ents] for doc in docs] == expected
+    if name == "merge_entities":
+        assert all(len(ent) == 1 for doc in docs for ent in doc.ents)
+
+
+@pytest.mark.parametrize("merges", [True, False])
+def test_tokens_that_change_behind_the_encoder(make_nlp: Callable, merges: bool) -> None:
+    """Heads for tokens would read others' rows; a head for docs reads as many as there were."""
+
+    change_name = f"change_{merges}"
+
+    @Language.component(change_name)
+    def change(doc: Doc) -> Doc:
+        with doc.retokenize() as retokenizer:
+            if merges:
+                retokenizer.merge(doc[:2])
+            else:
+                parts = [doc[0].text[:1], doc[0].text[1:]]
+                retokenizer.split(doc[0], parts, [(doc[0], 1), doc[1]])
+        return doc
+
+    for head in ("tagger", "ner"):
+        nlp = make_nlp(head)
+        nlp.add_pipe(change_name, before=head)
+        with pytest.raises(
+            ValueError, match=rf"M078.*'Maria.* had 8 .* {7 if merges else 9} .*{head}"
+        ):
+            list(nlp.pipe(TEXTS))
+    nlp, changed = make_nlp("textcat"), make_nlp("textcat")
+    changed.add_pipe(change_name, before="textcat")
+    assert [doc.cats for doc in nlp.pipe(TEXTS)] == [doc.cats for doc in changed.pipe(TEXTS)]
+
+
+def test_each_encoder_stands_before_its_own_heads(encoder: str) -> None:
+    def make(*names: str) -> Language:
+        nlp = spacy.blank("en")
+        for name in names:
+            if name in "ab":
+                nlp.add_pipe("mtl_transformer", name=name, config={"model": {"name": encoder}})
+            else:
+                listener = {"@architectures": "spacy-mtl.TaskListener.v1", "upstream": name[-1]}
+                model = {"tok2vec": listener}
+                nlp.add_pipe(f"mtl_{name[:-2]}", name=name, config={"model": model})
+        nlp.initialize(lambda: make_examples(nlp))
+        return nlp
+
+    nlp = make("a", "tagger_a", "b", "ner_b")
+    losses = nlp.update(make_examples(nlp), sgd=False, losses={})
+    nlp.get_pipe("a").flush()
+    nlp.get_pipe("b").flush()
+    assert losses["tagger_a"] > 0 and losses["ner_b"] > 0
+    for name, head in [("a", "tagger_a"), ("b", "ner_b")]:
+        assert list(nlp.get_pipe(name).diagnostics.take()) == [head]
+    nlp = make("a", "b", "tagger_a", "ner_b")
+    with pytest.raises(ValueError, match=r"M077.*\['ner_b'\]"):
+        nlp.update(make_examples(nlp), sgd=False)
 
 
 @pytest.mark.parametrize("trained_on", [0, 2])
