@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy
+from spacy.errors import Errors as SpacyErrors
 from spacy.language import Language
 from spacy.pipeline.textcat import TextCategorizer
 from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
@@ -76,7 +77,9 @@ class CategoryHead(Head):
         return bool(doc.cats)
 
     def get_gold_labels(self, doc: Doc) -> set[str]:
-        return set(doc.cats)
+        # Docs do not say which of several heads a category is for.
+        others = [head for head in self.peers if isinstance(head, TextCategorizer)]
+        return set(doc.cats).difference(*(head.labels for head in others if head is not self))
 
     def to_probabilities(self, scores: Floats2d) -> Floats2d:
         raise NotImplementedError
@@ -135,9 +138,24 @@ class MultiTaskTextCategorizer(CategoryHead, TextCategorizer):
         positive_label (Optional[str]): Of two categories the one to score.
         RAISES (ValueError): M035 if they disagree with the model, M038 if a weight names another.
         """
+        labels = None if labels is None else list(labels)
+        for label in labels or ():  # known before the categories are checked
+            self.add_label(label)
         super().initialize(get_examples, nlp=nlp, labels=labels, positive_label=positive_label)
         check_outputs(self.name, self.model, self.labels)
         self.set_class_weights(get_examples)
+
+    def _validate_categories(self, examples: Iterable[Example]) -> None:
+        # As spaCy's, but other heads' categories do not exclude this one's.
+        labels = set(self.labels)
+        for eg in examples:
+            cats = eg.reference.cats
+            own = {name: cats[name] for name in cats if name in labels} if labels else cats
+            if [*own.values()].count(1.0) > 1:
+                raise ValueError(SpacyErrors.E895.format(value=own))
+            for value in own.values():
+                if value not in (0.0, 1.0):
+                    raise ValueError(SpacyErrors.E851.format(val=value))
 
     def to_probabilities(self, scores: Floats2d) -> Floats2d:
         return softmax(scores)
@@ -406,16 +424,21 @@ def _label_attention_forward(
     return output, backprop
 
 
-def score_textcat(examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+def score_textcat(
+    examples: Iterable[Example], *, labels: Iterable[str], **kwargs: Any
+) -> dict[str, Any]:
     """Score exclusive categories over the docs that have one.
 
-    Docs without a gold category are left out; spaCy's scorer counts them as errors.
+    Docs without a gold category are left out, as are those that only another head has one for;
+    spaCy's scorer counts them as errors.
 
     examples (Iterable[Example]): The examples.
+    labels (Iterable[str]): The head's.
     RETURNS (Dict[str, Any]): The scores of `Scorer.score_cats`, None where no doc has a category.
     """
-    labelled = [eg for eg in examples if any(eg.reference.cats.values())]
-    scores = Scorer.score_cats(labelled, "cats", multi_label=False, **kwargs)
+    labels = list(labels)
+    labelled = [eg for eg in examples if any(map(eg.reference.cats.get, labels))]
+    scores = Scorer.score_cats(labelled, "cats", labels=labels, multi_label=False, **kwargs)
     return scores if labelled else dict.fromkeys(scores)
 
 

@@ -63,6 +63,57 @@ def test_learns(make_nlp, pooling):
         assert sum(doc.cats.values()) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("factories", [("", ""), ("", "_multilabel"), ("_multilabel", "")])
+def test_several_heads_for_categories(make_nlp, factories, together, tmp_path):
+    """Each has labels of its own, in the same docs or in others, and learns, scores and goes on
+    learning after it was saved.
+    """
+    names = ("topic", "mood")
+    pipes = [f"{name}=mtl_textcat{kind}" for name, kind in zip(names, factories, strict=True)]
+    nlp = make_nlp(*pipes, initialize=False)
+    moods = ["pos", "neg"]
+    for name, labels in zip(names, (CATS, moods), strict=True):
+        nlp.config["initialize"]["components"][name] = {"labels": labels}
+
+    def get_examples() -> list[Example]:
+        topics = [{cat: float(cat == own) for cat in CATS} for own in CATS]
+        mood = [{"pos": i % 2, "neg": 1.0 - i % 2} for i in range(len(CATS))]
+        if together:
+            gold = [one | other for one, other in zip(topics, mood, strict=True)]
+            return [make_example(nlp, cats, text) for cats, text in zip(gold, TEXTS, strict=True)]
+        pairs = [*zip(topics, TEXTS, strict=True), *zip(mood, TEXTS, strict=True)]
+        return [make_example(nlp, cats, text) for cats, text in pairs]
+
+    nlp.initialize(get_examples)
+    for _ in range(60):
+        losses = nlp.update(get_examples(), sgd=Adam(0.005), losses={})
+    assert losses["topic"] < 0.1 > losses["mood"]
+    nlp.to_disk(tmp_path)
+    loaded = spacy.load(tmp_path)
+    found = loaded.update(get_examples(), sgd=False, losses={})
+    assert found["topic"] < 0.1 > found["mood"]
+    examples = get_examples()
+    for example, doc in zip(examples, nlp.pipe([eg.text for eg in examples]), strict=True):
+        example.predicted = doc
+    for name in names:
+        assert nlp.get_pipe(name).score(examples)["cats_score"] == 1.0
+    new = make_example(nlp, {"pos": 1.0, "neg": 0.0, "new": 0.0})
+    with pytest.raises(ValueError, match=r"M071.*\['new'\]"):
+        loaded.update([new], sgd=False)
+
+
+def test_categories_of_one_head_exclude_each_other(make_abcd):
+    nlp = make_abcd("textcat")
+    nlp.update([make_example(nlp, {"a": 1.0, "z": 1.0, "y": 0.5})], sgd=False)
+    for cats, message in [
+        ({"a": 1.0, "b": 1.0, "z": 0.0}, r"E895.*'b': 1.0\}"),
+        ({"a": 0.5}, "E851"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            nlp.update([make_example(nlp, cats)], sgd=False)
+
+
 def test_learns_several_categories_per_doc(make_nlp):
     nlp = make_nlp("textcat_multilabel", initialize=False)
 
