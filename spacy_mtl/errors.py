@@ -46,7 +46,8 @@ class Errors(metaclass=_WithCodes):
     )
     M011 = (
         "A listener has found no encoder called '{upstream}'. Add a component with "
-        'factory = "mtl_transformer" before the heads, with that name or with upstream = "*".'
+        'factory = "mtl_transformer" before the heads, with that name or with upstream = "*". If '
+        "it is there but frozen in training, it needs a trained `source`."
     )
     M012 = (
         "A listener of '{upstream}' has found nothing from mtl_transformer on the doc "
@@ -132,6 +133,10 @@ class Errors(metaclass=_WithCodes):
         "The checkpoint is not of these corpora: {reason}. Give the data that the training was "
         "begun with, or leave --resume out to begin anew."
     )
+    M064 = (
+        "The checkpoint is at step {step}, behind max_steps = {max_steps}. Give a higher one to go "
+        "on, or leave --resume out to begin anew."
+    )
     M063 = "--resume needs the folder of the training. Give it as --output."
     M079 = (
         "No head to calibrate: the components {pipes} are not of spacy-mtl. Give a pipeline with "
@@ -183,6 +188,11 @@ class Errors(metaclass=_WithCodes):
         "sampling = 'dynamic' in MixedCorpus follows the scores of a training, but with [training] "
         "max_epochs = {max_epochs} the whole corpus is read before there are any. Set max_epochs = "
         "-1, and epochs = 0 in the corpus."
+    )
+    M086 = (
+        "sampling = '{sampling}' in MixedCorpus with epochs = {epochs}, and [training] max_epochs "
+        "= -1: spaCy would begin the same draws again and again, and what they leave out would "
+        "never be seen. Set epochs = 0 in the corpus."
     )
     M085 = (
         "`targets` of MixedCorpus names components that are not there: {unknown}. The pipeline has "
@@ -259,7 +269,7 @@ class Errors(metaclass=_WithCodes):
         "{path}, line {line}: seq.in, seq.out and label do not match here: {value!r}. Give the "
         "three files as many lines, and each line of seq.out one tag for each word of seq.in."
     )
-    M109 = "{path}, line {line}: not valid {format}: {reason}. Correct this line."
+    M109 = "{path}, line {line}: not valid JSON: {reason}. Correct this line."
     M110 = "{where}: no {column!r} among {found}. {fix}."
     M111 = (
         "{where}: entity {entity} covers {value!r}, which does not begin and end with a token or "
@@ -268,6 +278,10 @@ class Errors(metaclass=_WithCodes):
     M112 = "No documents in {paths}. Check that the files hold text in the format {format!r}."
     M113 = "{value!r} is no {option}. Use one of {choices}."
     M114 = "{where}: {key} is {value}. Make it {fix}."
+    M115 = (
+        "The output {path} does not end in .spacy, by which spaCy knows its files. Give what to "
+        "read first, and last the file to write, such as corpus/train.spacy."
+    )
     # M2xx command line and report
     M201 = "{path} is not a file. Give the JSON files that `spacy evaluate --output` has written."
     M202 = (
@@ -312,6 +326,11 @@ class Errors(metaclass=_WithCodes):
         "{gradient}, its loss {loss}. Check the grad_factor of its listener, and that it listens "
         "to this encoder."
     )
+    M226 = (
+        "The batcher makes no batch of {n} docs. Check its size, and that it does not discard docs "
+        "as too long."
+    )
+    M227 = "There is no section '{name}' for [training] {key}. Known: {known}."
     M230 = (
         "{path} holds no run: there is no {models} in it. Give the folder that was the --output of "
         "`spacy train`, or the JSON file of `spacy evaluate --output`."
@@ -333,7 +352,7 @@ class Errors(metaclass=_WithCodes):
     )
     M235 = (
         "The runs {names} have the same config and the same seed {seed}, and would count twice. "
-        "Leave one out, or train with another --system.seed."
+        "Leave one out, or train with another --training.seed."
     )
     M236 = (
         "The runs '{first}' and '{second}' were evaluated on different corpora in training: their "
@@ -373,6 +392,10 @@ class Warnings(metaclass=_WithCodes):
         "{effect}: no logger tells the scores of the tasks. Set [training.logger] to "
         "spacy-mtl.ProgressLogger.v1 or spacy-mtl.TaskCheckpoints.v1, or chain one to yours by "
         "spacy.ChainLogger.v1."
+    )
+    W100 = (
+        "{path}, line {line}: bytes that are not UTF-8 become U+FFFD, here and further on. Convert "
+        "the file to UTF-8 first, such as by `iconv -f latin1 -t utf-8`."
     )
     W220 = "'{task}' has labels that are only in dev, and cannot learn them: {labels}."
     W221 = "'{task}' has labels with fewer than {least} examples in train: {labels}."

@@ -39,12 +39,12 @@ def calibrate_cli(
     import_code(code_path)
     setup_gpu(gpu_id, silent=False)
     try:
+        output.mkdir(parents=True, exist_ok=True)
         nlp = load_pipeline(pipeline)
         found = calibrate(nlp, read_examples(data, nlp))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         msg.fail("Cannot calibrate", error, exits=1)
     print_calibrations(found)
-    output.mkdir(parents=True, exist_ok=True)
     nlp.to_disk(output)
     msg.good(f"Saved the calibrated pipeline: {output}")
 

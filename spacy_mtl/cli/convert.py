@@ -66,7 +66,7 @@ def convert_cli(
             separator=separator,
             split=split,
         )
-    except ValueError as error:
+    except (ValueError, OSError, ImportError, RecursionError) as error:
         msg.fail("Cannot convert", error, exits=1)
     print_counts(counts)
     msg.good(f"{counts.docs} docs with {counts.words} words: {output}")
@@ -92,8 +92,11 @@ def convert(
     tasks (Iterable[str]): What to keep of "tags" (with the coarse `pos`), "ents" and "cats".
     **options (Optional[str]): Other options of the readers, `None` for their default.
     RETURNS (Counts): What the file holds.
-    RAISES (ValueError): If the input cannot be read or is empty, or a task is unknown.
+    RAISES (ValueError): If the input cannot be read or is empty, the output is no `.spacy` file, or
+        a task is unknown.
     """
+    if output.suffix != ".spacy":
+        raise ValueError(Errors.M115.format(path=output))
     dropped = TASKS.keys() - set(tasks)
     for task in set(tasks) - TASKS.keys():
         raise ValueError(Errors.M113.format(value=task, option="task", choices=list(TASKS)))

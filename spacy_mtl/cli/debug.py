@@ -151,6 +151,10 @@ def _examine(config: Config) -> Iterator[list[Finding]]:
 
     msg.divider("Corpora")
     names = [training["train_corpus"], training["dev_corpus"]]
+    for key, name in zip(("train_corpus", "dev_corpus"), names, strict=True):
+        if name.partition(".")[2] not in filled["corpora"]:
+            known = [f"corpora.{corpus}" for corpus in filled["corpora"]]
+            raise ValueError(Errors.M227.format(name=name, key=key, known=known))
     yield check_paths(nlp.config, names)
     train_reader, dev_reader = resolve_dot_names(filled, names)
     yield check_streams(train_reader, dev_reader, is_stream=is_stream)
@@ -181,6 +185,8 @@ def _examine(config: Config) -> Iterator[list[Finding]]:
 
     msg.divider("One batch")
     batch = pick_batch(examples, heads, training["batcher"])
+    if not batch:
+        yield [Finding(Errors.M226.format(n=len(examples)), True)]
     steps = run_batch(nlp, batch, heads, frozen=frozen, annotating=annotating)
     _print_steps(batch, steps)
     yield check_steps(steps)

@@ -52,10 +52,12 @@ def report_cli(
     tasks' losses, weights and gradients were in training.
     """
     try:
+        for path in filter(None, (output, json, html)):
+            path.parent.mkdir(parents=True, exist_ok=True)
         make_page = import_page() if html else lambda _: ""
         setup_gpu(gpu_id, silent=True)
         content = report(runs, None if names is None else names.split(","), data)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         msg.fail("Cannot report", error, exits=1)
     tables = make_tables(content)
     print(to_markdown([t for t in tables if t.title in ("Alone or together", "All runs")]), end="")
@@ -65,7 +67,6 @@ def report_cli(
         (html, lambda: make_page(content)),
     ):
         if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(make_text(), encoding="utf8")
 
 

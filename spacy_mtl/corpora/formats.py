@@ -1,6 +1,7 @@
 """The formats that can be read, and which one a path holds."""
 
 from collections.abc import Callable, Iterable, Iterator
+from math import isnan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,4 +91,6 @@ def read_docs(
         read, _, takes = FORMATS[name]
         given = {key: options[key] for key in takes if options.get(key) is not None}
         pairs += [(doc, doc.cats or None) for doc in read(file, vocab, **given)]
-    return with_cats(pairs)
+    for doc in with_cats(pairs):
+        doc.cats = {label: value for label, value in doc.cats.items() if not isnan(value)}
+        yield doc

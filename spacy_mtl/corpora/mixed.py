@@ -58,7 +58,8 @@ def create_mixed_corpus_v1(
         to, such as that of the task trained alone; 1 if not named.
     RAISES (ValueError): M120 to M122 for settings that make no sense; when it is read, M126 and
         M123 for corpora that can't be read or hold nothing, M124 and M085 for unknown components,
-        M084 if "dynamic" would be read before the first score.
+        M084 if "dynamic" would be read before the first score, M086 if each pass of a stream would
+        draw the same.
     """
     if sampling not in get_args(Sampling):
         raise ValueError(Errors.M120.format(sampling=sampling))
@@ -80,6 +81,7 @@ def create_mixed_corpus_v1(
         read_mixed,
         corpora=corpora,
         tasks=tasks,
+        sampling=sampling,
         exponent=None if sampling in ("proportional", "dynamic") else exponent,
         targets=targets if sampling == "dynamic" else None,
         epochs=epochs,
@@ -92,14 +94,18 @@ def read_mixed(
     *,
     corpora: dict[str, Reader],
     tasks: dict[str, list[str]],
+    sampling: Sampling,
     exponent: Callable[[float], float] | None,
     targets: dict[str, float] | None,
     epochs: int,
     seed: int,
 ) -> Iterator[Example]:
     """YIELDS (Example): The mixed stream."""
+    max_epochs = nlp.config.interpolate()["training"]["max_epochs"]
     if targets is not None:
-        check_targets(nlp, targets)
+        check_targets(nlp, targets, max_epochs)
+    if sampling != "proportional" and epochs and max_epochs == -1:
+        raise ValueError(Errors.M086.format(sampling=sampling, epochs=epochs))
     generator = random.Random(seed)
     loaded = {}
     for name, reader in corpora.items():
@@ -170,13 +176,12 @@ def follow_gaps(
         yield [fmean(found or means or [1.0]) for found in own]
 
 
-def check_targets(nlp: Language, targets: Collection[str]) -> None:
+def check_targets(nlp: Language, targets: Collection[str], max_epochs: int) -> None:
     """RAISES (ValueError): M085 if the pipeline has no such components, M084 if spaCy reads all of
     the corpus at once.
     """
     if unknown := sorted(set(targets) - set(nlp.component_names)):
         raise ValueError(Errors.M085.format(unknown=unknown, names=nlp.component_names))
-    max_epochs = nlp.config.interpolate()["training"]["max_epochs"]
     if max_epochs != -1:
         raise ValueError(Errors.M084.format(max_epochs=max_epochs))
 

@@ -1,29 +1,37 @@
 """What every reader shares: lines of a file and text that spaCy can hold."""
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from spacy.tokens import Doc
 
-from ..errors import Errors
+from ..errors import Errors, Warnings
 
 Cats = dict[str, float]
 
 REPLACEMENT = "\ufffd"
+SURROGATES = "[\ud800-\udfff]"
+UNKNOWN = float("nan")  # of a category that a doc may have or not
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Read a UTF-8 file line by line, without its byte order mark and line ends.
 
-    path (Path): The file; NUL and bytes that are not UTF-8 become U+FFFD.
+    path (Path): The file; NUL and bytes that are not UTF-8 become U+FFFD, these with a warning.
     RETURNS (Iterator[Tuple[int, str]]): Line numbers from 1, and the lines.
     RAISES (ValueError): If there is no such file.
     """
+    broken = 0
     if not path.is_file():
         raise ValueError(Errors.M101.format(path=path))
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
+            line, found = re.subn(SURROGATES, REPLACEMENT, line)
+            if found and not broken:
+                warnings.warn(Warnings.W100.format(path=path, line=number))
+            broken += found
             yield number, line.rstrip("\n").replace("\0", REPLACEMENT)
 
 
@@ -33,7 +41,7 @@ def clean(text: str) -> str:
     text (str): Any text.
     RETURNS (str): The text, of the same length.
     """
-    return re.sub("[\ud800-\udfff]", REPLACEMENT, text)
+    return re.sub(SURROGATES, REPLACEMENT, text)
 
 
 def clean_words(words: Iterable[str]) -> list[str]:

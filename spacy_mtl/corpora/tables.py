@@ -14,7 +14,9 @@ from spacy.util import filter_spans, get_words_and_spaces
 from spacy.vocab import Vocab
 
 from ..errors import Errors
-from .source import Cats, clean, clean_words, read_lines, with_cats
+from .source import UNKNOWN, Cats, clean, clean_words, read_lines, with_cats
+
+MAX_CELL = 2**31 - 1  # characters, where the csv module refuses more than 131,072
 
 
 def read_csv(
@@ -70,13 +72,14 @@ def read_jsonl(path: Path, vocab: Vocab, *, lang: str = "en") -> Iterator[Doc]:
     `text` (str) or `tokens` (list of str) is the doc, or both, where blanks alone do not tell
     how the tokens make up the text. `tags` has a string or null for each token; `entities` or
     `spans` has `[start, end, label]` or `{"start", "end", "label"}` in characters; `cats` is
-    an object of numbers, or `label` a string or a list. A missing key or a null is a missing
-    annotation; an empty list says that no entity or label holds.
+    an object of numbers from 0 to 1, null for a category that is not known, or `label` a string
+    or a list. A missing key or a null is a missing annotation; an empty list says that no entity
+    or label holds.
 
     path (Path): The file.
     vocab (Vocab): The vocab of the docs.
     lang (str): The language whose tokenizer splits a `text` without `tokens`.
-    RETURNS (Iterator[Doc]): The docs, with `cats` over all labels of the file.
+    RETURNS (Iterator[Doc]): The docs, with `cats` over all labels of the file, nan if not known.
     RAISES (ValueError): If a line is not JSON or an annotation does not fit the tokens.
     """
     nlp = blank(lang, vocab=vocab)
@@ -130,6 +133,7 @@ def _read_rows(
     reader = csv.reader(
         (f"{line}\n" for _, line in read_lines(path)), delimiter=delimiter, quoting=quoting
     )
+    limit = csv.field_size_limit(MAX_CELL)
     try:
         rows = ((reader.line_num, row) for row in reader if row)
         line, header = next(rows, (1, list(required.values())))
@@ -147,10 +151,8 @@ def _read_rows(
                     )
                 )
             yield dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise ValueError(
-            Errors.M109.format(path=path, line=reader.line_num, format="CSV", reason=error)
-        ) from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _parse_json(path: Path, content: str, line: int = 1) -> Any:
@@ -159,9 +161,7 @@ def _parse_json(path: Path, content: str, line: int = 1) -> Any:
         return json.loads(content, strict=False)
     except json.JSONDecodeError as error:
         line += error.lineno - 1
-        raise ValueError(
-            Errors.M109.format(path=path, line=line, format="JSON", reason=error.msg)
-        ) from error
+        raise ValueError(Errors.M109.format(path=path, line=line, reason=error.msg)) from error
 
 
 def _check(valid: bool, where: Path | str, key: str, value: object, fix: str) -> None:
@@ -194,9 +194,10 @@ def _make_doc(nlp: Language, where: str, record: dict[str, Any]) -> Doc:
         return nlp.make_doc(clean(text))
     try:
         words, spaces = get_words_and_spaces(words, clean(text))
+        fits = len(words) == len(tokens)
     except ValueError:
-        words = []
-    _check(len(words) == len(tokens), where, "tokens", tokens, "the words of its text, in order")
+        fits = False
+    _check(fits, where, "tokens", tokens, "the words of its text, in order")
     return Doc(nlp.vocab, words=words, spaces=spaces)
 
 
@@ -238,9 +239,15 @@ def _read_cats(where: str, record: dict[str, Any]) -> Cats | None:
     cats = record.get("cats")
     if cats is None and record.get("label") not in (None, ""):
         labels = record["label"] if isinstance(record["label"], list) else [record["label"]]
+        valid = all(isinstance(label, str | int | float) for label in labels)
+        _check(valid, where, "label", labels, "a string or a list of strings")
         cats = {str(label): 1.0 for label in labels}
     if cats is not None:
-        valid = isinstance(cats, dict) and all(isinstance(v, int | float) for v in cats.values())
-        _check(valid, where, "cats", cats, "an object of labels and numbers")
-        return {clean(label): float(value) for label, value in cats.items()}
+        valid = isinstance(cats, dict) and all(map(_is_share, cats.values()))
+        _check(valid, where, "cats", cats, "an object of labels and numbers from 0 to 1, or null")
+        return {clean(k): UNKNOWN if v is None else float(v) for k, v in cats.items()}
     return None
+
+
+def _is_share(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and 0 <= value <= 1)

@@ -214,6 +214,42 @@ def test_errors(corpus, name, options, code, part):
     assert not (corpus / "out.spacy").exists()
 
 
+@pytest.mark.parametrize("name", ["csv/b.csv", "corpus/train", "out.spacy.gz"])
+def test_output_of_another_kind(corpus, name):
+    """Most likely the output was forgotten, and it is one of the inputs."""
+    before = (corpus / "csv/b.csv").read_bytes()
+    args = [str(corpus / path) for path in ("csv/a.csv", name)]
+    result = CliRunner().invoke(app, ["mtl", "convert", *args])
+    assert result.exit_code == 1 and "M115" in result.output
+    assert (corpus / "csv/b.csv").read_bytes() == before
+    assert not (corpus / "corpus").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "args", "part"),
+    [("csv/a.csv/out.spacy", [], "a.csv"), ("out.spacy", ["--lang", "zz"], "zz")],
+)
+def test_command_prints_what_others_raise(corpus, output, args, part):
+    args = [str(corpus / "csv"), str(corpus / output), *args]
+    result = CliRunner().invoke(app, ["mtl", "convert", *args])
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert "Cannot convert" in result.output and part in result.output
+
+
+def test_categories_that_are_not_known(corpus):
+    """They stay missing, where those that are not named do not hold."""
+    (corpus / "csv/c.jsonl").write_text(
+        '{"text": "a", "cats": {"x": 1, "z": null}}\n{"text": "b", "cats": {"z": 0.5}}\n'
+    )
+    convert([corpus / "csv"], corpus / "out.spacy")
+    assert [doc.cats for doc in load(corpus / "out.spacy")] == [
+        {"x": 1.0, "y": 0.0, "z": 0.0},
+        {"x": 0.0, "y": 1.0, "z": 0.0},
+        {"x": 1.0, "y": 0.0},
+        {"x": 0.0, "y": 0.0, "z": 0.5},
+    ]
+
+
 def test_command_prints_errors(corpus):
     args = [str(corpus / "ud"), str(corpus / "out.spacy"), "--tasks", "tags,deps"]
     result = CliRunner().invoke(app, ["mtl", "convert", *args])

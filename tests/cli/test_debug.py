@@ -476,6 +476,23 @@ def test_endless_mix_that_would_be_read_to_its_end(make_config, section):
     assert finding.is_failure
 
 
+def test_a_batcher_that_makes_no_batch(make_config):
+    batcher = {
+        "@batchers": "spacy.batch_by_words.v1",
+        "size": 1,
+        "tolerance": 0.0,
+        "discard_oversize": True,
+    }
+    findings = debug(make_config(training={"batcher": batcher}))
+    assert codes([finding for finding in findings if finding.is_failure]) == ["M226"]
+
+
+@pytest.mark.parametrize("key", ["train_corpus", "dev_corpus"])
+def test_corpus_that_is_not_there(make_config, key):
+    with pytest.raises(ValueError, match=rf"M227.*'corpora.foo' .*{key}.*'corpora.train'"):
+        debug(make_config(training={key: "corpora.foo"}))
+
+
 def test_docs_that_are_cut(make_nlp, encoder):
     for nlp in (make_nlp("tagger"), make_stock_nlp(encoder, "tagger")):
         docs = [Doc(nlp.vocab, words=["rrrrr"] * n) for n in (102, 103, 0, 3, 110)]

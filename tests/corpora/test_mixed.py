@@ -44,9 +44,8 @@ CORPORA = {name: numbered(name, size) for name, size in SIZES.items()}
 
 @pytest.fixture
 def nlp() -> Language:
-    """A pipeline with a head for each of the tasks, not initialized, to be trained on a stream."""
+    """A pipeline with a head for each of the tasks, not initialized."""
     nlp = spacy.blank("en")
-    nlp.config["training"]["max_epochs"] = -1
     for head in HEADS:
         nlp.add_pipe(f"mtl_{head}", name=head)
     return nlp
@@ -54,6 +53,11 @@ def nlp() -> Language:
 
 def draw(nlp: Language, n: int | None = None, **settings: Any) -> list[tuple[str, int]]:
     """The corpus and the number of each drawn example."""
+    is_dynamic = settings.get("sampling") == "dynamic"
+    nlp.config["training"]["max_epochs"] = -1 if is_dynamic else 0
+    if is_dynamic:  # a stream without end
+        n = n or 85 * settings.get("epochs", 1)
+        settings["epochs"] = 0
     reader = create_mixed_corpus_v1(**{"corpora": CORPORA, **settings})
     return [(eg.text.split()[0], int(eg.text.split()[1])) for eg in islice(reader(nlp), n)]
 
@@ -157,6 +161,7 @@ def test_dynamic_is_uniform_without_scores(nlp: Language) -> None:
 
 def test_dynamic_follows_the_scores(nlp: Language) -> None:
     """At once, in proportion to what a task lacks to its target."""
+    nlp.config["training"]["max_epochs"] = -1
     reader = create_mixed_corpus_v1(
         corpora=CORPORA, sampling="dynamic", tasks=OWN, targets={"ner": 0.5}, epochs=0
     )
@@ -195,10 +200,23 @@ def test_gaps(nlp: Language, tasks: Any, scores: dict[str, float], expected: lis
 
 def test_dynamic_before_there_are_scores(nlp: Language) -> None:
     """spaCy would read all of it at once."""
-    nlp.config["training"]["max_epochs"] = 0
     reader = create_mixed_corpus_v1(corpora=CORPORA, sampling="dynamic")
     with pytest.raises(ValueError, match=r"M084.*max_epochs = 0 "):
         next(iter(reader(nlp)))
+
+
+@pytest.mark.parametrize("sampling", get_args(Sampling))
+def test_passes_that_would_all_draw_the_same(nlp: Language, sampling: Sampling) -> None:
+    """What they leave out would never be seen."""
+    nlp.config["training"]["max_epochs"] = -1
+    reader = create_mixed_corpus_v1(corpora=CORPORA, sampling=sampling, epochs=2)
+    if sampling == "proportional":  # leaves nothing out
+        assert len(list(reader(nlp))) == 2 * sum(SIZES.values())
+        return
+    with pytest.raises(ValueError, match=rf"M086.*'{sampling}'.* epochs = 2"):
+        next(iter(reader(nlp)))
+    endless = create_mixed_corpus_v1(corpora=CORPORA, sampling=sampling, epochs=0)
+    assert next(iter(endless(nlp)))
 
 
 def test_target_of_a_component_that_is_not_there(nlp: Language) -> None:

@@ -111,7 +111,6 @@ def test_csv_of_nothing(tmp_path):
         ("\nx,label\na,b\n", "M110", ["line 2", "'text'", "--text"]),
         ("text,label\na,b\n\na,b,c\n", "M103", ["line 4", "3 columns", "['a', 'b', 'c']"]),
         ("text,label\na\n", "M103", ["line 2", "1 columns", "2 are"]),
-        ("text,label\n" + "a" * 200_000 + ",b\n", "M109", ["line 2", "CSV"]),
     ],
 )
 def test_csv_errors(tmp_path, text, code, parts):
@@ -230,6 +229,10 @@ def test_jsonl_replaces_what_spacy_cannot_hold(tmp_path):
         ('{"text": "abc", "entities": [[0, 99999999999, "x"]]}', "M111", ["99999999999"]),
         ('{"text": "a b", "entities": [[0, 3, "x"], [2, 3, "y"]]}', "M111", ["'y'", "overlaps"]),
         ('{"text": "a b", "entities": [[2, 3, "y"], [0, 3, "x"]]}', "M111", ["'x'", "overlaps"]),
+        ('{"text": "a", "tokens": []}', "M114", ["tokens is []"]),
+        ('{"text": "a", "label": {"x": 1}}', "M114", ["label is [{'x': 1}]"]),
+        ('{"text": "a", "cats": {"x": NaN}}', "M114", ["cats is {'x': nan}"]),
+        ('{"text": "a", "cats": {"x": 2}}', "M114", ["cats is {'x': 2}", "0 to 1"]),
         ('{"text": "a", "cats": ["x"]}', "M114", ["cats is ['x']"]),
         ('{"text": "a", "cats": {"x": "yes"}}', "M114", ["cats is {'x': 'yes'}"]),
     ],
@@ -239,6 +242,23 @@ def test_jsonl_errors_name_file_line_and_value(tmp_path, record, code, parts):
         read(read_jsonl, tmp_path, f'{{"text": "fine"}}\n\n{record}\n')
     for part in ["table, line 3", *parts]:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("reader", [read_csv, read_tsv])
+def test_a_long_text(tmp_path, reader):
+    text = "word " * 40_000
+    separator = "," if reader is read_csv else "\t"
+    (doc,) = read(reader, tmp_path, f"text{separator}label\n{text}{separator}x\n")
+    assert len(doc) == 40_000 and doc.cats == {"x": 1.0}
+
+
+def test_bytes_that_are_not_utf8_are_told_of(tmp_path):
+    path = tmp_path / "table"
+    path.write_bytes("text,label\nfine,x\ncafé,x\nnaïve é,y\n".encode("latin1"))
+    with pytest.warns(UserWarning, match=rf"W100.*{path}, line 3: ") as told:
+        docs = list(read_csv(path, Vocab()))
+    assert len(told) == 1
+    assert [doc.text for doc in docs] == ["fine", "caf\ufffd", "na\ufffdve \ufffd"]
 
 
 def test_clinc(tmp_path):
