@@ -23,7 +23,7 @@ class TaskListener(TransformerListener):
     layers (Union[str, List[int], None]): The layers to give, or None for the last one's rows.
     """
 
-    name = "task-listener"
+    name = "task-transformer-listener"  # by which `spacy debug model` knows it
     reads_rows = True
 
     def __init__(self, upstream_name: str, grad_factor: float, layers: Layers = None) -> None:

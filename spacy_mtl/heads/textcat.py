@@ -434,12 +434,15 @@ def score_textcat(
 
     examples (Iterable[Example]): The examples.
     labels (Iterable[str]): The head's.
-    RETURNS (Dict[str, Any]): The scores of `Scorer.score_cats`, None where no doc has a category.
+    RETURNS (Dict[str, Any]): The scores of `Scorer.score_cats`, None if no doc has a category, but
+        for the name of the score.
     """
     labels = list(labels)
     labelled = [eg for eg in examples if any(map(eg.reference.cats.get, labels))]
     scores = Scorer.score_cats(labelled, "cats", labels=labels, multi_label=False, **kwargs)
-    return scores if labelled else dict.fromkeys(scores)
+    if not labelled:
+        return dict.fromkeys(scores) | {"cats_score_desc": scores["cats_score_desc"]}
+    return scores
 
 
 def make_textcat_scorer() -> Callable:

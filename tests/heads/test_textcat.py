@@ -6,12 +6,15 @@ from typing import Any
 import numpy
 import pytest
 import spacy
+import srsly
 import torch
 import torch.nn.functional as F
 from conftest import CATS, TEXTS, make_examples, make_gold
+from spacy.cli.evaluate import evaluate
 from spacy.language import Language
 from spacy.pipeline.textcat import TextCategorizer, textcat_score
 from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
+from spacy.tokens import DocBin
 from spacy.training import Example
 from thinc.api import Adam, Model, Ragged
 
@@ -394,8 +397,18 @@ def test_scorer_without_any_gold(make_abcd):
     nlp = make_abcd("textcat")
     scores = score_textcat([make_scored(nlp, "a", {})], labels=LABELS)
     assert set(scores) == set(textcat_score([], labels=LABELS))
+    assert scores.pop("cats_score_desc") == "macro F"
     assert set(scores.values()) == {None}
     assert nlp.evaluate([make_example(nlp, {})])["cats_score"] is None
+
+
+def test_command_evaluate_without_any_gold(make_abcd, tmp_path):
+    nlp = make_abcd("textcat")
+    nlp.to_disk(tmp_path / "model")
+    DocBin(docs=[nlp.make_doc(TEXTS[0])]).to_disk(tmp_path / "dev.spacy")
+    evaluate(str(tmp_path / "model"), tmp_path / "dev.spacy", tmp_path / "scores.json")
+    scores = srsly.read_json(tmp_path / "scores.json")
+    assert scores["cats_score"] is None and scores["token_acc"] == 1.0
 
 
 def test_labels_from_initialize(make_abcd):
