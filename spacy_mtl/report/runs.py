@@ -75,7 +75,7 @@ def read_run(path: Path, name: str) -> Run:
         steps=log[-1]["step"] if log else None,
         model=models[0],
         tasks=get_trained_tasks(config),
-        seed=config["system"]["seed"] or 0,
+        seed=config["training"]["seed"] or 0,
         setup=without_seeds(config),
     )
 

@@ -83,7 +83,7 @@ class Replay:
             if n < self.n_past:
                 set_random_states(left | self.tape.get(n, {}))
             elif n and n == self.n_past:
-                self._restore()
+                self.restore()
             before = get_random_states()
             try:
                 batch = next(stream)
@@ -140,7 +140,8 @@ class Replay:
         write_checkpoint(path, self.nlp, tensors, plain)
         seed_cupy(self.step)
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Give the pipeline and the optimizer the state of the checkpoint."""
         set_state(self.nlp, self.optimizer, self.past["tensors"], self.past)
         seed_cupy(self.step)
         self.past = {}
@@ -193,10 +194,14 @@ def train(
         before_update=before_update,
     )
 
-    def save(is_best: bool) -> None:
-        if output and not replay.is_past:
+    def save_last() -> None:
+        if output:
             with nlp.use_params(optimizer.averages):
                 before_to_disk(nlp).to_disk(output / DIR_MODEL_LAST)
+
+    def save(is_best: bool) -> None:
+        if output and not replay.is_past:
+            save_last()
             if is_best:
                 shutil.rmtree(output / DIR_MODEL_BEST, ignore_errors=True)
                 shutil.copytree(output / DIR_MODEL_LAST, output / DIR_MODEL_BEST)
@@ -240,7 +245,10 @@ def train(
         finalize()
         save(False)
     if replay.is_past:
-        write(msg.good(f"Training had finished at step {replay.step}. Raise max_steps to go on."))
+        replay.restore()
+        save_last()  # a stop while it was written may have broken it
+        end = "Raise max_steps, max_epochs or patience, whichever has ended it, to go on."
+        write(msg.good(f"Training had finished at step {replay.n_past - 1}. {end}"))
     elif output:
         if is_best is None and info:
             replay.save(output / CHECKPOINT, info["losses"])

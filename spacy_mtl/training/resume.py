@@ -228,7 +228,8 @@ def read_checkpoint(path: Path, nlp: Language) -> dict[str, Any]:
     nlp (Language): The pipeline, initialized from the config.
     RETURNS (Dict[str, Any]): What was written, with the tensors on the CPU.
     RAISES (ValueError): M061 if it is cut off, corrupt or no checkpoint, M060 if it is of another
-        config: one that differs in more than `max_steps`, `max_epochs`, `patience` and the logger.
+        config: one that differs in more than `max_steps`, `max_epochs`, `patience` and the logger,
+        M064 if it is behind `max_steps`.
     """
     try:
         with ZipFile(path) as archive:
@@ -247,6 +248,9 @@ def read_checkpoint(path: Path, nlp: Language) -> dict[str, Any]:
         if old.get(key) != new.get(key)
     ]:
         raise ValueError(Errors.M060.format(path=path, differences="\n".join(differences[:10])))
+    max_steps = nlp.config.interpolate()["training"]["max_steps"]
+    if 0 < max_steps < plain["step"]:
+        raise ValueError(Errors.M064.format(step=plain["step"], max_steps=max_steps))
     return {"tensors": loaded["tensors"], **plain}
 
 

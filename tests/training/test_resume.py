@@ -1,6 +1,7 @@
 import io
 import json
 import random
+import shutil
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -252,7 +253,12 @@ def test_a_finished_training(folder: Path, tmp_path: Path) -> None:
     config["training"]["max_steps"] = 10
     run(config, parts)
     files = get_files(parts, "*")
+    shutil.rmtree(parts / "model-last" / "ner")  # as a stop while it was written could
     assert "finished at step 10" in run(config, parts, resumes=True)
+    assert get_files(parts, "*") == files
+    config["training"]["max_steps"] = 8
+    with pytest.raises(ValueError, match=r"M064.*at step 10, .* max_steps = 8\."):
+        run(config, parts, resumes=True)
     assert get_files(parts, "*") == files
     config["training"]["max_steps"] = 12
     assert "Saved pipeline" in run(config, parts, resumes=True)
