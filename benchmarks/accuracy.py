@@ -18,7 +18,7 @@ WEIGHTED = {
     "tags": Contender({WEIGHTS: {"tagger": 2.0, "ner": 3.0, "textcat": 0.1}}),
     "intents": Contender(
         {
-            WEIGHTS: {"tagger": 1.0, "ner": 1.0, "textcat": 3.0},
+            WEIGHTS: {"tagger": 1.0, "ner": 1.0, "textcat": 2.0},
             "components.textcat.model.pooling": "label_attention",
             Contender().rate: 1e-4,
         }

@@ -74,9 +74,6 @@ class TokenRows(TransformerData):
         self.matrix, self.start, self.end = matrix, start, end
         self.hub, self.readers = hub, readers
 
-    def __len__(self) -> int:
-        return self.end - self.start
-
     @property
     def rows(self) -> Floats2d:
         return self.matrix.data[self.start : self.end, -self.width :]

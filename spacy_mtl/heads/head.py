@@ -130,12 +130,10 @@ class Head:
 
         for doc in docs:
             rows = get_rows(doc)
-            if rows is not None and len(rows) != len(doc):
-                raise ValueError(
-                    Errors.M078.format(
-                        text=doc.text[:40], n_rows=len(rows), n=len(doc), name=self.name
-                    )
-                )
+            n_rows = len(doc) if rows is None else rows.end - rows.start
+            if n_rows != len(doc):
+                text, n = doc.text[:40], len(doc)
+                raise ValueError(Errors.M078.format(text=text, n_rows=n_rows, n=n, name=self.name))
 
     def make_nll(
         self, examples: Sequence[Example], scores: Any
