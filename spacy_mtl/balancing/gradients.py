@@ -67,8 +67,8 @@ class GradientBalancer(PriorBalancer):
     """Weigh the tasks by the Gramian of their gradients.
 
     The Gramian is divided by its mean diagonal, so that no method depends on how large gradients
-    are. Tasks without a gradient are left out, and keep the weight that they are given. A method
-    is a subclass with `solve`.
+    are. Tasks without a gradient at the level are left out, and keep the weight that they are
+    given. A method is a subclass with `solve`.
 
     level (str): Where to take the gradients: "features", "last_layer" or "params".
     rescale (bool): Whether to give the result the norm of the plain sum, at that level.
@@ -90,15 +90,21 @@ class GradientBalancer(PriorBalancer):
         seeds = self.draw_seeds()
         weights = self.prior.weigh(batch)
         active = sorted(task for task in batch.names if weights[task] * batch.norms[task])
-        if len(active) > 1:
-            gramian = get_gramian(batch.get_rows(active, self.level))
-            prior = torch.tensor([weights[task] for task in active], dtype=gramian.dtype)
-            gramian *= torch.outer(prior, prior)
-            gramian /= gramian.diagonal().mean()
-            found = self.solve(active, gramian, seeds)
-            if self.rescale:
-                found = found * get_scale(gramian, found)
-            weights.update(zip(active, (prior * found).tolist(), strict=True))
+        if len(active) < 2:
+            return weights
+        gramian = get_gramian(batch.get_rows(active, self.level))
+        # A head that reads lower layers only has no gradient in the last one.
+        seen = gramian.diagonal().nonzero().flatten()
+        if len(seen) < 2:
+            return weights
+        active, gramian = [active[i] for i in seen], gramian[seen][:, seen]
+        prior = torch.tensor([weights[task] for task in active], dtype=gramian.dtype)
+        gramian *= torch.outer(prior, prior)
+        gramian /= gramian.diagonal().mean()
+        found = self.solve(active, gramian, seeds)
+        if self.rescale:
+            found = found * get_scale(gramian, found)
+        weights.update(zip(active, (prior * found).tolist(), strict=True))
         return weights
 
 
@@ -310,7 +316,8 @@ def create_cagrad_v1(
     RAISES (ValueError): M022 for another c; the rest as in `spacy-mtl.PCGrad.v1`.
     """
     check_setting("c", c, ">= 0", c >= 0)
-    return TorchJD("CAGrad", level, rescale, weights, c=c)
+    # By TorchJD's own norm_eps a task that is nearly done would stop all others.
+    return TorchJD("CAGrad", level, rescale, weights, c=c, norm_eps=1e-10)
 
 
 def create_mgda_v1(

@@ -67,6 +67,8 @@ SCORE_WEIGHTS = {
     "cats_auc_per_type": None,
 }
 
+LOWEST, HIGHEST = -80, 10  # scores of which float32 still tells the probabilities apart
+
 Pooling = Literal["mean", "max", "first", "attention", "label_attention"]
 
 
@@ -206,6 +208,9 @@ class MultiTaskMultiLabelTextCategorizer(CategoryHead, MultiLabel_TextCategorize
         threshold = self.cfg["threshold"]
         if 0 < threshold < 1:
             score = self.temperature * math.log(threshold / (1 - threshold))
+            # Not so cold that float32 would take all probabilities round the threshold for one.
+            bound = max(score / HIGHEST, score / LOWEST)
+            value = max(value, min(bound, self.temperature))
             self.cfg["threshold"] = 1 / (1 + math.exp(-score / value))
         self.cfg["temperature"] = value
 

@@ -79,12 +79,12 @@ def calibrate(nlp: Language, examples: Sequence[Example]) -> dict[str, Calibrati
         before = head.temperature
         loss, _, units = nll(before)
         if units:
-            after = fit_temperature(nll)
+            head.set_temperature(fit_temperature(nll))
+            after = head.temperature
             ece = [get_ece(make_bins(*get_confidences(head, batches, t))) for t in (before, after)]
             found[name] = Calibration(
                 units, (before, after), (loss, nll(after)[0]), (ece[0], ece[1])
             )
-            head.set_temperature(after)
             if "threshold" in head.cfg:
                 set_threshold(nlp, name, head.cfg["threshold"])
     if not found:
@@ -158,6 +158,8 @@ def fit_temperature(nll: Callable[[float], tuple[float, float, int]]) -> float:
     nll (Callable): As of `Head.make_nll`.
     RETURNS (float): The temperature.
     """
+    if not nll(1.0)[1]:
+        return 1.0  # the best, or of an untrained head as good as any
     low, high = math.log(COLDEST), math.log(HOTTEST)
     for _ in range(STEPS):
         middle = (low + high) / 2

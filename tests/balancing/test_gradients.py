@@ -452,7 +452,7 @@ def train_heads(nlp: Any) -> None:
         nlp.update(make_examples(nlp), sgd=False, drop=0.0)
         nlp.get_pipe("transformer").flush()
         encoder_module(nlp).zero_grad()
-        for task in TASKS:
+        for task in nlp.pipe_names[1:]:
             nlp.get_pipe(task).finish_update(sgd)
     nlp.get_pipe("transformer").diagnostics.take()
 
@@ -486,6 +486,32 @@ def test_disjoint_docs_are_in_conflict_only_below_the_features(make_nlp: Callabl
 
 
 # What is not there
+
+
+@for_methods
+@pytest.mark.parametrize("low", [("tagger",), ("tagger", "ner")])
+def test_heads_that_read_lower_layers_only(
+    make_nlp: Callable, method: str, low: tuple[str, ...]
+) -> None:
+    """They have no gradient in the last layer, and keep their weight."""
+    listener = {"@architectures": "spacy-mtl.TaskListener.v1", "layers": [0, 1]}
+    config = {name: {"model": {"tok2vec": listener}} for name in low}
+    balancer = {"@misc": f"spacy-mtl.{method}.v1", "weights": {"tagger": 2.0}}
+    nlp = make_nlp("tagger", "ner", config=config, balancer=balancer)
+    train_heads(nlp)
+    nlp.update(make_examples(nlp), sgd=False)
+    nlp.get_pipe("transformer").flush()
+    assert numpy.isfinite(encoder_gradient(nlp)).all()
+    found = nlp.get_pipe("transformer").diagnostics.take()
+    assert {name: mean["weight"] for name, mean in found.items()} == {"tagger": 2.0, "ner": 1.0}
+
+
+def test_cagrad_goes_on_when_a_task_is_nearly_done() -> None:
+    """Along the other's gradient, as algorithm 1 of the paper."""
+    for size in (1e-4, 1e-6):
+        batch = batch_of([1.0, 0.0], [0.0, size])
+        weights = make("CAGrad", level="features", rescale=False).weigh(batch)
+        assert weights["ner"] == pytest.approx(0.5, rel=0.01)
 
 
 @for_methods

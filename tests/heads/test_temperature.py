@@ -1,5 +1,7 @@
 """Temperatures of heads: probabilities change, decisions and losses do not."""
 
+import math
+
 import numpy
 import pytest
 from conftest import CATS, make_examples
@@ -68,6 +70,18 @@ def get_batch(nlp, head, examples):
     head.watch = None
     (scores,) = kept
     return examples, scores
+
+
+@pytest.mark.parametrize("threshold", [1e-16, 0.01, 0.9, 0.999])
+def test_decisions_stay_however_cold(make_head, threshold):
+    """Where float32 would take probabilities for 1, the temperature is less cold."""
+    _, head = make_head("multilabel", threshold=threshold)
+    raw = math.log(threshold / (1 - threshold)) + numpy.linspace(-1, 1, 40)
+    before = head.to_probabilities(raw.astype("f")) >= head.cfg["threshold"]
+    head.set_temperature(0.05)
+    after = head.to_probabilities((raw / head.temperature).astype("f")) >= head.cfg["threshold"]
+    assert before.sum() == after.sum() == 20 and 0 < head.cfg["threshold"] < 1
+    assert head.temperature >= 0.05
 
 
 @pytest.mark.parametrize("temperature", [0.4, 3.0])

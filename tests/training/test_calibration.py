@@ -101,6 +101,11 @@ def test_always_right_or_wrong(sign, edge):
     assert fit_temperature(make_nll(logits, numpy.arange(3))) == pytest.approx(edge, rel=1e-3)
 
 
+def test_scores_that_say_nothing():
+    """Those of a head that has learned nothing: no temperature is better than another."""
+    assert fit_temperature(make_nll(numpy.zeros((3, 3), dtype="f"), numpy.arange(3))) == 1.0
+
+
 def test_pipeline(nlp):
     """Each head has the temperature that is best for it; what is found stays."""
     before = [(doc.cats, doc.ents, [t.tag_ for t in doc]) for doc in predict(nlp)]
