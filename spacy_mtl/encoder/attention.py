@@ -176,7 +176,8 @@ class Attend(torch.autograd.Function):
             scores = multiply(q, k.transpose(1, 2), q.shape[-1] ** -0.5)
             if block.mask is not None:
                 last = scores[..., -block.mask.shape[-1] :].unflatten(0, (block.n, -1))
-                last.add_(block.mask.to(scores.dtype))
+                # Hugging Face's lowest number is infinite in bfloat16: a row of it would be nan.
+                last.add_(block.mask.clamp(min=FORBIDDEN).to(scores.dtype))
             weights, kept = scores.softmax(-1), None
             if p > 0:
                 kept = draw_kept(weights.shape, p, generator)

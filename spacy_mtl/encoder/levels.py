@@ -47,6 +47,8 @@ class EncoderPass:
 
         RETURNS (List[Doc]): Nothing: docs have no gradient.
         """
+        if not any(states.requires_grad for part in self.parts for _, states in part):
+            return []  # all weights are frozen
         weights = [p for p in self.module.parameters() if p.requires_grad]
         first, *others = self._split(self._to_torch(d_matrix))
         jobs: list[Any] = [partial(add_gradients, *first)]

@@ -117,7 +117,8 @@ class SharedTransformer(TransformerModel):
         """RETURNS (int): Wordpieces that fit into one sequence beside the special tokens."""
         config = self.transformer.config
         limit = min(self.tokenizer.model_max_length, 1 << 20)
-        positions = getattr(config, "max_position_embeddings", None) or limit
+        positions = getattr(config, "max_position_embeddings", None) or 0
+        positions = positions if positions > 0 else limit  # XLNet's is -1: it has none
         positions -= get_first_position(self.transformer)
         return min(limit, positions) - sum(map(len, self.special_ids))
 
@@ -298,15 +299,16 @@ def encode(
     if seed is None:
         module = shim.for_prediction.get(shim.adapted or module, dtype)
         kernels: Any = copy(shim.for_prediction.kernels)
-        contexts += [kernels]
     else:
         module.train()
         is_half, on_gpu = dtype != torch.float32, device.type != "cpu"
         autocast = torch.autocast(device.type, torch.bfloat16, is_half, cache_enabled=on_gpu)
         kernels = TrainingKernels([*pieces.ids, *model.frame_ids], seed)
-        contexts += [torch.enable_grad(), autocast, training_products(), kernels]
+        contexts += [torch.enable_grad(), autocast, training_products()]
     if device.type != "cpu":
-        contexts[-1] = gpu_attention()
+        contexts.append(gpu_attention())
+    elif seed is None or not module.is_gradient_checkpointing:
+        contexts.append(kernels)  # what is computed again for a checkpoint would do without
     options = {"output_hidden_states": True} if layers else {}
     part: Part = []
     with ExitStack() as stack:

@@ -26,7 +26,7 @@ def can_pack(module: Any) -> bool:
         config.model_type in FAMILIES
         and config._attn_implementation == "sdpa"
         and config.position_embedding_type == "absolute"
-        and not (config.output_attentions or config.is_decoder)
+        and not (config.output_attentions or config.is_decoder or module.is_gradient_checkpointing)
     )
 
 
@@ -61,7 +61,8 @@ def pack(
     """Lay padded batches behind each other.
 
     padded: The vocabulary ids of each batch, and 1 where there is no padding; both B x L.
-    first_position (int): Of each sequence.
+    first_position (int): Of each sequence. As for Hugging Face the id before it is that of the
+        padding, which has its own number for a position, in a text too.
     RETURNS (Tuple[Dict[str, torch.Tensor], List[Block]]): What to call the encoder with, 1 x T, and
         which of the T wordpieces belong together.
     """
@@ -76,7 +77,9 @@ def pack(
         added = torch.zeros(hidden.shape).masked_fill_(hidden, FORBIDDEN)
         blocks.append(Block(n, length, added if n_padded else None))
         rows.append(ids.ravel())
-        positions.append(numpy.tile(numpy.arange(length), n) + first_position)
+        is_counted = ids != first_position - 1 if first_position else numpy.ones_like(ids)
+        counts = numpy.cumsum(is_counted, axis=1) * is_counted
+        positions.append(counts.ravel() + first_position - 1)
     ids = torch.from_numpy(numpy.concatenate(rows))[None]
     inputs = {
         "input_ids": ids,

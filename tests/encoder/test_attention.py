@@ -291,3 +291,15 @@ def test_each_sequence_attends_to_itself(p: float) -> None:
             whole = None if block.mask is None else functional.pad(block.mask, (3, 0))
             exact = functional.scaled_dot_product_attention(q, k, v, whole)
             torch.testing.assert_close(expected, exact.transpose(1, 2).flatten(0, 1))
+
+
+def test_queries_that_may_see_nothing_learn_nothing_in_bfloat16(forced: None) -> None:
+    """Those of padding, in encoders whose wordpieces see a window. Hugging Face hides by the lowest
+    number of float32, which bfloat16 does not have.
+    """
+    q, k, v = (x.to(HALF).requires_grad_() for x in make_qkv())
+    mask = make_mask("float").repeat(1, 1, 64, 1)
+    mask[1, :, 40:] = torch.finfo(torch.float32).min
+    y = module.attention(q, k, v, mask, 0.1, False, default_rng(0))
+    (y[:, :, :40] ** 2).sum().backward()
+    assert all(torch.isfinite(x).all() for x in (y, q.grad, k.grad, v.grad))

@@ -64,6 +64,23 @@ def test_max_length_is_what_the_encoder_can_read(family: str, tmp_path: Path) ->
     assert model.max_length <= 512
 
 
+def test_an_encoder_without_a_limit(encoder: str) -> None:
+    """XLNet says so by -1."""
+    model = make_model(encoder)
+    model.transformer.config.max_position_embeddings = -1
+    assert model.max_length == model.tokenizer.model_max_length - 2
+
+
+@pytest.mark.parametrize("kept", [(), ("pooler",)])
+def test_an_encoder_whose_weights_are_all_frozen(encoder: str, kept: tuple[str, ...]) -> None:
+    model = make_model(encoder)
+    for name, parameter in model.transformer.named_parameters():
+        parameter.requires_grad_(name.startswith(kept) if kept else False)
+    matrix, backprop = model.begin_update(make_docs())
+    assert backprop(numpy.ones_like(matrix.data)) == []
+    assert all(p.grad is None for p in model.transformer.parameters())
+
+
 def test_same_rows_however_batched(encoder: str) -> None:
     model = make_model(encoder)
     docs = make_docs()

@@ -153,6 +153,33 @@ def test_settings_that_are_padded(config: dict[str, Any], tmp_path: Path) -> Non
     assert not can_pack(AutoModel.from_pretrained(build_encoder("bert", tmp_path), **config))
 
 
+@pytest.mark.parametrize("is_reentrant", [True, False])
+def test_gradient_checkpointing(is_reentrant: bool, tmp_path: Path, one_thread: None) -> None:
+    """What it computes again is what it has computed."""
+    model = make_model(str(build_encoder("bert", tmp_path)))
+    _, exact, _ = learn(model)
+    model.transformer.zero_grad()
+    settings = {"use_reentrant": is_reentrant}
+    model.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+    _, gradients, shapes = learn(model)
+    assert not can_pack(model.transformer) and len(shapes) > 1
+    assert gradients.keys() == exact.keys()
+    for name, gradient in exact.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert"])
+def test_a_padding_token_in_a_text(family: str, tmp_path: Path) -> None:
+    """RoBERTa does not count it among the positions."""
+    model = make_model(str(build_encoder(family, tmp_path)))
+    pad = model.tokenizer.pad_token
+    docs = [NLP(f"Maria {pad} flew to {pad} Lisbon"), *make_docs()]
+    assert model.tokenizer.pad_token_id in model.tokenizer(docs[0].text)["input_ids"]
+    alone = model.predict(docs[:1]).data
+    together = model.predict(docs).data[: len(alone)]
+    numpy.testing.assert_allclose(together, alone, atol=2e-5)
+
+
 def test_layout() -> None:
     ids = numpy.array([[2, 7, 3], [2, 8, 3]])
     long = numpy.array([[2, 9, 3, 0, 0], [2, 9, 9, 3, 0]])
