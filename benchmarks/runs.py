@@ -67,7 +67,9 @@ def compare(
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--updates", type=int, default=950)
     parser.add_argument("--grid", nargs="+", type=float, default=[], metavar="RATE")
-    parser.add_argument("--limit", type=int, default=0, help="docs of each corpus; 0: all")
+    parser.add_argument(
+        "--limit", type=int, default=0, help="docs of each training corpus, kept beside it; 0: all"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gpu-id", type=int, default=-1)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
@@ -236,13 +238,14 @@ def read_corpus(path: Path) -> dict[str, Any]:
 
 
 def cut(path: Path, limit: int) -> Path:
-    """RETURNS (Path): A corpus with so many docs of another, from all over it."""
+    """RETURNS (Path): A corpus beside another, with so many of its docs, from all over it."""
     from spacy import blank
     from spacy.tokens import DocBin
 
     small = path.with_name(f"{path.name}_{limit}")
-    if not (file := small.with_suffix(".spacy")).exists():
-        docs = list(DocBin().from_disk(path.with_suffix(".spacy")).get_docs(blank("en").vocab))
+    file, whole = small.with_suffix(".spacy"), path.with_suffix(".spacy")
+    if not file.exists() or file.stat().st_mtime < whole.stat().st_mtime:
+        docs = list(DocBin().from_disk(whole).get_docs(blank("en").vocab))
         n = min(limit, len(docs))
         part = [docs[i * len(docs) // n] for i in range(n)]
         DocBin(docs=part, store_user_data=True).to_disk(file)

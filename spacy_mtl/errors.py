@@ -57,7 +57,11 @@ class Errors(metaclass=_WithCodes):
     )
     M013 = "spacy-mtl.ConcatTok2Vec.v1 needs at least one model in `layers`."
     M014 = "The window of spacy-mtl.sentence_spans.v1 is {window!r} tokens. Give a number >= 1."
-    M020 = "The balancer names tasks that are not there: {unknown}. The heads are: {tasks}."
+    M020 = (
+        "The balancer names tasks that do not listen to this encoder: {unknown}. Those that do: "
+        "{tasks}. Check their names and the `upstream` of their listeners, or take them out of the "
+        "balancer's settings, those of a sourced encoder in the config.cfg of the source."
+    )
     M021 = "The weight of '{name}' is {weight!r}. Give a number >= 0 or a schedule of such numbers."
     M022 = "{name} = {value!r} in the balancer. Give a number {bound}."
     M023 = (
@@ -417,3 +421,7 @@ class Warnings(metaclass=_WithCodes):
     )
     W229 = "MixedCorpus says that '{corpus}' has labels for '{task}', but it has none."
     W230 = "'{task}' has no labels in the batch that was tried: its gradient is not known."
+    W231 = (
+        "max_steps = {max_steps} is no multiple of eval_frequency = {every}: model-best has had at "
+        "most {last} updates. Give another --training.eval_frequency."
+    )

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import spacy
 import srsly
-from spacy.cli._util import setup_gpu, walk_directory
+from spacy.cli._util import import_code, setup_gpu, walk_directory
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
@@ -65,6 +65,9 @@ def bench_cli(
     repeats: Annotated[int, Option("--repeats", "-r", min=1, help="Passes to time")] = 5,
     batch_size: Annotated[int | None, Option(min=1, help="Default: the pipeline's")] = None,
     limit: Annotated[int | None, Option(min=1, help="Docs to read; default: all")] = None,
+    code_path: Annotated[
+        Path | None, Option("--code", "-c", help="Python file with registered functions to import")
+    ] = None,
     gpu_id: Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")] = -1,
     threads: Annotated[int | None, Option(min=1, help="Threads of torch on the CPU")] = None,
 ) -> None:
@@ -76,6 +79,7 @@ def bench_cli(
     """
     import torch
 
+    import_code(code_path)
     try:
         setup_gpu(gpu_id, silent=False)
         if threads is not None:

@@ -39,9 +39,9 @@ def calibrate_cli(
     import_code(code_path)
     setup_gpu(gpu_id, silent=False)
     try:
-        output.mkdir(parents=True, exist_ok=True)
         nlp = load_pipeline(pipeline)
         found = calibrate(nlp, read_examples(data, nlp))
+        output.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         msg.fail("Cannot calibrate", error, exits=1)
     print_calibrations(found)

@@ -158,6 +158,7 @@ def _examine(config: Config) -> Iterator[list[Finding]]:
     yield check_paths(nlp.config, names)
     train_reader, dev_reader = resolve_dot_names(filled, names)
     yield check_streams(train_reader, dev_reader, is_stream=is_stream)
+    yield check_evaluations(training["max_steps"], training["eval_frequency"])
     train = read_corpora(nlp, "train", train_reader, STREAMED if is_stream else None)
     dev = read_corpora(nlp, "dev", dev_reader, None)
     if is_stream and _get_mixed(train_reader) is None:
@@ -246,6 +247,18 @@ def check_streams(train: Reader, dev: Reader, *, is_stream: bool) -> list[Findin
         for name, reader in read.items()
         if (settings := _get_mixed(reader)) is not None and settings["epochs"] == 0
     ]
+
+
+def check_evaluations(max_steps: int, every: int) -> list[Finding]:
+    """Find updates that no evaluation follows.
+
+    max_steps (int): The updates, 0 if something else ends the training.
+    every (int): After how many of them there is an evaluation.
+    RETURNS (List[Finding]): W231 if the last updates have none.
+    """
+    left = max_steps % every if every > 0 else 0
+    message = Warnings.W231.format(max_steps=max_steps, every=every, last=max_steps - left)
+    return [Finding(message, False)] if left else []
 
 
 def _get_mixed(reader: Any) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import srsly
-from spacy.cli._util import setup_gpu
+from spacy.cli._util import import_code, setup_gpu
 from typer import Argument, Option
 from wasabi import msg
 
@@ -39,6 +39,9 @@ def report_cli(
     html: Annotated[
         Path | None, Option("--html", "-H", help="The HTML page to write", dir_okay=False)
     ] = None,
+    code_path: Annotated[
+        Path | None, Option("--code", "-c", help="Python file with registered functions to import")
+    ] = None,
     gpu_id: Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")] = -1,
 ) -> None:
     """
@@ -51,6 +54,7 @@ def report_cli(
     alone and with others is compared, with a test of significance. The files have also what the
     tasks' losses, weights and gradients were in training.
     """
+    import_code(code_path)
     try:
         for path in filter(None, (output, json, html)):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,8 @@ EVEN = 2  # batches for each thread, at least
 # Wordpieces that are read in the time which a batch takes, however small: on a GPU, until its
 # kernels have been launched.
 SLACK = {"cpu": 32, "cuda": 4096}
+# A trained pipeline has those of its config, also if that has changed.
+CONFIGURED = ("precision", "max_batch_items")
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
 
 
@@ -144,14 +146,16 @@ class SharedTransformer(TransformerModel):
         return self.from_dict(srsly.read_msgpack(Path(path)))
 
     def from_dict(self, msg: dict[str, Any]) -> "SharedTransformer":
-        """Load what `to_dict` returned.
+        """Load what `to_dict` returned, but for the settings of CONFIGURED.
 
         msg (dict): Its weights are taken out: each form of them is freed before the next but one
             is made, so that there are never more than two.
         RETURNS (SharedTransformer): This.
         """
         contents = [srsly.msgpack_loads(packed.pop()) for packed in msg["shims"] if packed]
+        configured = {key: self.attrs[key] for key in CONFIGURED}
         super().from_dict(msg)
+        self.attrs.update(configured)
         shims: Any = self.layers[0].shims
         for shim, content in zip(shims, contents, strict=True):
             shim.from_dict(content)

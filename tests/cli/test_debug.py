@@ -20,6 +20,7 @@ from spacy_mtl.cli.debug import (
     Corpus,
     HeadStep,
     check_corpora,
+    check_evaluations,
     check_paths,
     check_steps,
     check_tasks,
@@ -474,6 +475,16 @@ def test_endless_mix_that_would_be_read_to_its_end(make_config, section):
     (finding,) = debug(config)
     assert finding.message.startswith(f"[M223] The corpus '{section}'")
     assert finding.is_failure
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "every", "last"),
+    [(250, 190, 190), (10, 200, 0), (950, 190, None), (0, 200, None)],
+)
+def test_updates_after_the_last_evaluation(max_steps, every, last):
+    findings = check_evaluations(max_steps, every)
+    assert codes(findings) == ([] if last is None else ["W231"])
+    assert all(f"at most {last} updates" in f.message and not f.is_failure for f in findings)
 
 
 def test_a_batcher_that_makes_no_batch(make_config):

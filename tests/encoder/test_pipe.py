@@ -412,6 +412,21 @@ def test_round_trips(make_nlp: Callable, tmp_path: Path) -> None:
     assert again.config.to_str() == nlp.config.to_str()
 
 
+def test_settings_of_a_trained_encoder_are_the_configs(make_nlp: Callable, tmp_path: Path) -> None:
+    nlp = make_nlp(model={"precision": "bfloat16"})
+    train(nlp)
+    nlp.to_disk(tmp_path)
+    changed = {
+        "components.transformer.model.precision": "float32",
+        "components.transformer.max_batch_items": 77,
+    }
+    loaded = spacy.load(tmp_path, config=changed)
+    attrs = loaded.get_pipe("transformer").model.attrs  # type: ignore[attr-defined]
+    assert (attrs["precision"], attrs["max_batch_items"]) == ("float32", 77)
+    assert loaded(TEXTS[0]).cats != nlp(TEXTS[0]).cats
+    assert spacy.load(tmp_path)(TEXTS[0]).cats == nlp(TEXTS[0]).cats
+
+
 def test_load_needs_no_encoder_folder(encoder: str, make_nlp: Callable, tmp_path: Path) -> None:
     import shutil
 

@@ -244,12 +244,12 @@ def test_silent_head_stays_as_it_is(make_nlp, head):
 def test_writes_only_its_own(make_nlp, head, undo):
     nlp = make_nlp(head)
     doc = nlp.get_pipe("transformer")(make_gold(nlp.vocab, 0, ()))
-    before, keys = doc.to_bytes(exclude=["user_data"]), set(doc.user_data)
+    before = doc.to_bytes(exclude=["user_data"])
     nlp.get_pipe(head)(doc)
     assert doc.to_bytes(exclude=["user_data"]) != before
     undo(doc)
     assert doc.to_bytes(exclude=["user_data"]) == before
-    assert set(doc.user_data) == keys
+    assert not doc.user_data  # the rows are read
 
 
 @pytest.mark.parametrize("kind", ["transformer", "tok2vec"])
