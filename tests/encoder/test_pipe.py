@@ -499,7 +499,6 @@ def test_components_without_a_name(make_nlp: Callable, name: str, tmp_path: Path
 @pytest.mark.parametrize("merges", [True, False])
 def test_tokens_that_change_behind_the_encoder(make_nlp: Callable, merges: bool) -> None:
     """Heads for tokens would read others' rows; a head for docs reads as many as there were."""
-
     change_name = f"change_{merges}"
 
     @Language.component(change_name)
