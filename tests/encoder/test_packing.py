@@ -59,6 +59,14 @@ def learn(model: Any) -> tuple[numpy.ndarray, dict[str, torch.Tensor], list[tupl
     return matrix.data, {n: p.grad.clone() for n, p in named if p.grad is not None}, shapes
 
 
+def assert_alike(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> None:
+    """But for rounding: what all tokens add to is much larger than what is left of it."""
+    assert found.keys() == exact.keys() and len(exact) > 10
+    largest = max(float(gradient.abs().max()) for gradient in exact.values())
+    for name, gradient in exact.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6 * largest)
+
+
 @pytest.fixture
 def one_thread() -> Any:
     n_threads = torch.get_num_threads()
@@ -81,10 +89,7 @@ def test_packed_learns_what_padded_does(
     expected, exact, shapes = learn(model)
     assert len(shapes) > 1
     numpy.testing.assert_allclose(found, expected, atol=2e-5)
-    assert gradients.keys() == exact.keys() and len(exact) > 10
-    largest = max(float(gradient.abs().max()) for gradient in exact.values())
-    for name, gradient in exact.items():
-        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6 * largest)
+    assert_alike(gradients, exact)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -163,9 +168,7 @@ def test_gradient_checkpointing(is_reentrant: bool, tmp_path: Path, one_thread: 
     model.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
     _, gradients, shapes = learn(model)
     assert not can_pack(model.transformer) and len(shapes) > 1
-    assert gradients.keys() == exact.keys()
-    for name, gradient in exact.items():
-        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-5)
+    assert_alike(gradients, exact)
 
 
 @pytest.mark.parametrize("family", ["roberta", "bert"])
