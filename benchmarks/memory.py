@@ -18,7 +18,9 @@ from spacy.tokens import Doc, DocBin
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pipeline")
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--docs", type=int, default=10000)

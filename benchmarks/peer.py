@@ -17,7 +17,9 @@ from spacy.tokens import Doc, DocBin
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("encoder")
     parser.add_argument("corpus")
     parser.add_argument("--merge", type=int, default=1)

@@ -39,7 +39,9 @@ Texts = list[tuple[list[str], list[bool]]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pipeline", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--corpora", nargs="+", default=["gum", "ewt"])
