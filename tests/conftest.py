@@ -342,8 +342,7 @@ def forced(monkeypatch: pytest.MonkeyPatch) -> None:
     """All kernels are used, whether or not they are the faster ones here. What this machine or
     build of torch lacks is replaced by torch's plain functions, so that the rest is tested.
     """
-    for pays in ("packing_pays", "gelu_pays"):
-        monkeypatch.setattr(kernels, pays, lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(kernels, "packing_pays", lambda dtype: dtype == torch.float32)
     monkeypatch.setattr(attention, "tiles_pay", lambda: False)
     is_rough = one_dnn_rounds()
     for module in (attention, onednn):

@@ -1,12 +1,13 @@
 """Work shared by threads, and done ahead of those who wait for it."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from threading import Barrier
-from typing import TypeVar
+from threading import Barrier, Lock
+from typing import Any, TypeVar
 
 import torch
 from thinc.api import set_active_gpu
@@ -17,6 +18,16 @@ In = TypeVar("In")
 Part = TypeVar("Part")
 Out = TypeVar("Out")
 Split = Callable[[In, int], tuple[Sequence[Callable[[], Part]], Callable[[list[Part]], Out]]]
+
+
+def make_lock() -> Any:
+    """RETURNS (Lock): A lock. A process that is forked while a thread holds it, which the new one
+    does not have, would wait for it forever: there it is free.
+    """
+    lock: Any = Lock()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lock._at_fork_reinit)
+    return lock
 
 
 def run_at_once(jobs: Sequence[Callable[[], Part]]) -> list[Part]:
@@ -105,8 +116,12 @@ def share_threads(workers: int, share: int) -> Iterator[ThreadPoolExecutor]:
             set_active_gpu(gpu)  # each thread has its own
 
     with ThreadPoolExecutor(workers, initializer=start) as pool:
-        for _ in range(workers):
-            pool.submit(ready.wait)
+        try:
+            for _ in range(workers):
+                pool.submit(ready.wait)
+        except RuntimeError:  # there may be no more threads: those that are must not wait for them
+            ready.abort()
+            raise
         ready.wait()
         torch.set_num_threads(n_threads)  # what a thread sets is what later ones begin with
         yield pool

@@ -12,7 +12,7 @@ from transformers.activations import GELUActivation
 
 from .attention import Block, attend, attention, attention_of_blocks
 from .dropout import dropout
-from .onednn import gelu_pays, linear_packed, pack, packing_pays
+from .onednn import linear_packed, pack, packing_pays
 
 
 class Kernels(TorchFunctionMode):
@@ -71,7 +71,7 @@ class PredictionKernels(Kernels):
         packed = self.packed.get(id(weight))
         if packed is None:
             packed = self.packed[id(weight)] = pack(weight, x.numel() // x.shape[-1])
-        if id(weight) not in self.before_gelu or not gelu_pays(x.dtype):
+        if id(weight) not in self.before_gelu:
             return linear_packed(x, packed, bias)
         y = linear_packed(x, packed, bias, "gelu")
         y.is_activated = True
@@ -119,7 +119,8 @@ class TrainingKernels(Kernels):
         """
         # Norms and weights by frequency, which no encoder asks for, are left to torch.
         is_plain = not (args or kwargs.get("max_norm") or kwargs.get("scale_grad_by_freq"))
-        if is_plain and is_kept(weight) and 0 < 2 * len(self.ids) < len(weight):
+        is_large = 0 < 2 * len(self.ids) < len(weight) and int(self.ids[-1]) < len(weight)
+        if is_plain and is_kept(weight) and is_large:
             places = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
             if torch.equal(self.ids[places], ids):
                 if id(weight) not in self.tables:

@@ -104,9 +104,21 @@ class SharedTransformer(TransformerModel):
     @property
     def special_ids(self) -> tuple[list[int], list[int]]:
         """RETURNS (Tuple[List[int], List[int]]): What stands before and after a sequence."""
+        return self._get_frame("ids")
+
+    @property
+    def special_types(self) -> list[int]:
+        """RETURNS (List[int]): The segments of the same, where a text's is 0. XLNet's differ."""
+        if "token_type_ids" not in self.tokenizer.model_input_names:
+            return []
+        before, after = self._get_frame("type_ids")
+        return [*before, *after]
+
+    def _get_frame(self, values: str) -> tuple[list[int], list[int]]:
         framed = get_backend(self.tokenizer).encode("a", add_special_tokens=True)
         (text,) = numpy.nonzero(numpy.array(framed.special_tokens_mask) == 0)
-        return framed.ids[: text[0]], framed.ids[text[-1] + 1 :]
+        found = getattr(framed, values)
+        return found[: text[0]], found[text[-1] + 1 :]
 
     @property
     def frame_ids(self) -> list[int]:
@@ -226,8 +238,10 @@ def forward(
     model: SharedTransformer, docs: Sequence[Doc], is_train: bool
 ) -> tuple[TokenMatrix, EncoderPass]:
     """Encode all docs in as many forward passes as lengths ask for, and pool to tokens once."""
-    on_cpu = model.transformer.device.type == "cpu"
-    n_threads = min(WORKERS, torch.get_num_threads()) if on_cpu and is_train else 1
+    module = model.transformer
+    # What a checkpoint computes again takes random numbers that all threads share.
+    shares = is_train and module.device.type == "cpu" and not module.is_gradient_checkpointing
+    n_threads = min(WORKERS, torch.get_num_threads()) if shares else 1
     jobs, join = split(model, docs, n_threads, is_train)
     return join(run_at_once(jobs))
 
@@ -356,7 +370,7 @@ def lay_out(
     for batch, length in batches:
         here.append(concat([numpy.arange(*pieces.bounds[s : s + 2]) for s in batch]))
         padded.append(pad(pieces, batch, here[-1], length, before, after, padding))
-    ids, mask, _ = padded[0]
+    ids, mask, text = padded[0]
     blocks: list[Block] = []
     if len(batches) > 1:
         first = get_first_position(model.transformer)
@@ -365,6 +379,10 @@ def lay_out(
         inputs = {"input_ids": to_device(ids, device)}
         if not mask.all():
             inputs["attention_mask"] = to_mask(mask, device)
+        if any(types := model.special_types):
+            segments = numpy.zeros_like(ids)
+            segments[(mask == 1) & ~text] = types * len(ids)
+            inputs["token_type_ids"] = to_device(segments, device)
     content = numpy.flatnonzero(concat([content.ravel() for *_, content in padded]))
     return inputs, blocks, to_device(concat(here), device), to_device(content, device)
 

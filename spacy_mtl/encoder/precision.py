@@ -1,12 +1,12 @@
 """Which arithmetic the encoder uses."""
 
 import copy
-from threading import Lock
 from typing import Any, Literal
 
 import torch
 
 from ..errors import Errors
+from .ahead import make_lock
 from .kernels import PredictionKernels
 from .lora import merge
 
@@ -48,7 +48,7 @@ class PredictionWeights:
         self.kernels = PredictionKernels()
         self._module: Any = None
         self._state: Any = None
-        self._lock = Lock()  # two threads may ask at once
+        self._lock = make_lock()  # two threads may ask at once
         self._weights: Any = None  # held, so that no others get their addresses
 
     def __reduce__(self) -> Any:

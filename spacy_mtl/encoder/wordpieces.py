@@ -46,18 +46,19 @@ def get_wordpieces(
     max_length (int): The longest sequence that the encoder can read, in wordpieces and without
         special tokens. A longer span is read in several sequences, so no wordpiece is lost.
     """
-    flat = [span for doc_spans in spans for span in doc_spans if len(span)]
-    texts = [span.text for span in flat]
+    # The same doc may be there twice.
+    firsts = offsets([len(doc) for doc in docs]).tolist()
+    flat = [(span, row) for row, found in zip(firsts, spans, strict=False) for span in found]
+    flat = [(span, row) for span, row in flat if len(span)]
+    texts = [span.text for span, _ in flat]
     lengths, ids, char_starts, char_ends = tokenize(tokenizer, texts)
     # Lay the texts behind each other, so that one search finds the tokens of all of them.
     bases = offsets([len(text) + 1 for text in texts])[:-1]
-    first_row = dict(zip(map(id, docs), offsets([len(doc) for doc in docs]).tolist(), strict=False))
     char_of = {id(doc): doc.to_array(IDX).astype("int64") for doc in docs}
     tiles, rows = [], []
-    for span, base in zip(flat, bases, strict=True):
+    for (span, row), base in zip(flat, bases, strict=True):
         chars = char_of[id(span.doc)][span.start : span.end]
         tiles.append(chars - chars[0] + base)
-        row = first_row[id(span.doc)]
         rows.append(numpy.arange(row + span.start, row + span.end))
     shift = numpy.repeat(bases, lengths)
     pieces, starts = align(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from spacy_mtl.encoder.ahead import run_ahead, run_at_once
+from spacy_mtl.encoder.ahead import make_lock, run_ahead, run_at_once
 
 
 def always(item: int) -> bool:
@@ -148,3 +148,26 @@ def test_the_end_of_a_stream_waits_for_no_reader(n_threads: int) -> None:
     split = whole(lambda _: threading.current_thread() is main)
     found = [get() for _, get in run_ahead(split, [1, 30, 40, 3, 4], 2, lambda x: x > 9)]
     assert found == ([True, False, False, False, True] if n_threads > 1 else [True] * 5)
+
+
+def test_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error, and not an endless wait for those that could not be started."""
+    start, started = threading.Thread.start, []
+
+    def limited(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        run_at_once([int, int, int])
+    assert not started[0].is_alive()
+
+
+def test_a_lock_is_free_in_a_forked_process() -> None:
+    lock = make_lock()
+    with lock:
+        lock._at_fork_reinit()  # as Python calls it there
+        assert lock.acquire(blocking=False)

@@ -358,25 +358,6 @@ def test_an_activation_is_computed_with_its_layer(forced: None, tmp_path: Path) 
             numpy.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("pays", [False, True])
-def test_an_activation_is_computed_where_that_is_faster(
-    pays: bool, forced: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = make_model(str(build_encoder("bert", tmp_path)))
-    expected = model.predict(make_docs()).data
-    linear_packed, then = kernels.linear_packed, set()
-
-    def watch(x: Any, packed: Any, bias: Any, activation: str = "none") -> Any:
-        then.add(activation)
-        return linear_packed(x, packed, bias, activation)
-
-    monkeypatch.setattr(kernels, "linear_packed", watch)
-    monkeypatch.setattr(kernels, "gelu_pays", lambda dtype: pays)
-    found = model.predict(make_docs()).data
-    assert then == ({"none", "gelu"} if pays else {"none"})
-    numpy.testing.assert_allclose(found, expected, atol=1e-5)
-
-
 def test_another_activation_is_left_alone(
     forced: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

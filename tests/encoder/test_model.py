@@ -1,3 +1,4 @@
+import json
 import tracemalloc
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -273,6 +274,7 @@ def test_special_tokens_of_a_tokenizer_without_a_class_of_its_own() -> None:
 
         class Holder:
             special_ids = encoder_model.SharedTransformer.special_ids
+            _get_frame = encoder_model.SharedTransformer._get_frame
 
         holder: Any = Holder()
         holder.tokenizer = tokenizer
@@ -538,3 +540,24 @@ def test_no_docs(encoder: str) -> None:
         assert model.predict(docs).data.shape == (0, WIDTH)
         matrix, _ = model.begin_update(docs)
         assert matrix.data.shape == (0, WIDTH)
+
+
+def test_segments_of_special_tokens(tmp_path: Path) -> None:
+    """XLNet's tokenizer gives one of them a segment of its own."""
+    folder = build_encoder("bert", tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    for part in tokenizer["post_processor"]["single"]:
+        if part.get("SpecialToken", {}).get("id") == "[SEP]":
+            part["SpecialToken"]["type_id"] = 1
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"model_input_names": names}))
+    model = make_model(str(folder))
+    assert model.special_types == [0, 1]
+    doc = NLP(TEXTS[0])
+    batch = model.tokenizer(doc.text, return_tensors="pt")
+    assert batch["token_type_ids"][0, -1] == 1
+    hidden = model.transformer.eval()(**batch).last_hidden_state[0, 1:-1].detach().numpy()
+    rows = model.predict([doc]).data
+    numpy.testing.assert_allclose(rows[0], hidden[0], atol=1e-4)

@@ -70,7 +70,7 @@ def test_a_gelu_with_its_layer(dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
     for seconds, expected in (([1.0, 2.0], True), ([2.0, 1.0], False)):
         times = cycle(seconds)
         monkeypatch.setattr(onednn, "clock", lambda way, times=times: next(times))
-        assert onednn.gelu_pays.__wrapped__(dtype) is expected
+        assert onednn.packing_pays.__wrapped__(dtype) is expected
 
 
 def test_threads_measure_one_after_the_other() -> None:
@@ -123,3 +123,11 @@ def test_faster_and_as_exact(
 
     monkeypatch.setattr(onednn, "clock", lambda way: seconds if way is ours else 1.4)
     assert onednn.is_better(ours, theirs, margin) is expected
+
+
+def test_what_is_known_waits_for_nobody() -> None:
+    """A process forked while another thread measures would wait forever."""
+    ask = onednn.probe(lambda: 1)
+    assert ask() == 1
+    with onednn.probing, ThreadPoolExecutor(1) as pool:
+        assert pool.submit(ask).result(timeout=10) == 1

@@ -32,8 +32,7 @@ HALF = torch.bfloat16
 @pytest.fixture(autouse=True)
 def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed copies are made on any machine: a stale one would be seen."""
-    for pays in ("packing_pays", "gelu_pays"):
-        monkeypatch.setattr(kernels, pays, lambda dtype: True)
+    monkeypatch.setattr(kernels, "packing_pays", lambda dtype: True)
     monkeypatch.setattr(kernels, "pack", lambda weight, n_rows: weight.detach().clone())
     monkeypatch.setattr(kernels, "linear_packed", linear_unpacked)
 
