@@ -52,7 +52,7 @@ def load_pretrained(
             dict(transformer_config),
             model_cls=AutoModel if pretrained else RandomModel,
         )
-    except (OSError, ValueError, ImportError) as err:
+    except (OSError, ValueError, TypeError, ImportError) as err:
         raise ValueError(Errors.M001.format(name=name, error=err)) from err
     check_tokenizer(loaded.tokenizer, name)
     return loaded

@@ -11,6 +11,7 @@ from typer import Argument, Option
 from wasabi import msg
 
 from ..errors import Errors
+from ..heads.head import Head
 from ..training.calibration import Calibration, calibrate
 from . import mtl_cli
 from .bench import load_pipeline
@@ -45,6 +46,9 @@ def calibrate_cli(
     except (ValueError, OSError) as error:
         msg.fail("Cannot calibrate", error, exits=1)
     print_calibrations(found)
+    others = [name for name, pipe in nlp.pipeline if isinstance(pipe, Head) and name not in found]
+    if others:
+        msg.warn(f"Left as they were, since the data has no labels of theirs: {', '.join(others)}")
     nlp.to_disk(output)
     msg.good(f"Saved the calibrated pipeline: {output}")
 

@@ -244,10 +244,12 @@ def keep_annotations(example: Example, kept: set[str]) -> Example:
         values["sent_starts"] = [token.is_sent_start for token in gold]
     bare = Doc(gold.vocab, words=words, spaces=spaces, **values)
     if "ents" in kept:
-        missing = [token for token in gold if not token.ent_iob]
+        missing = [token.i for token in gold if not token.ent_iob]
+        blocked = [token.i for token in gold if token.ent_iob_ == "B" and not token.ent_type]
         bare.set_ents(
             [copy_span(bare, ent) for ent in gold.ents],
-            missing=[bare[token.i : token.i + 1] for token in missing],
+            missing=[bare[i : i + 1] for i in missing],
+            blocked=[bare[i : i + 1] for i in blocked],
             default="outside",
         )
     if "cats" in kept:

@@ -8,11 +8,14 @@ from spacy_transformers.layers import trfs2arrays
 from thinc.api import Model, chain
 from thinc.types import Ragged
 
+from ..errors import Errors
 from ..types import Floats2d, Floats3d
 from .layers import Layers, get_numbers, mix_layers
 from .matrix import TokenMatrix, TokenRows
 from .model import SharedTransformer, SpanGetter
 from .precision import Precision
+
+TOK2VEC = "model.tok2vec"  # where the config of a component has the layer with its listeners
 
 
 def build_tok2vec_transformer_v1(
@@ -43,39 +46,56 @@ def build_tok2vec_transformer_v1(
     return chain(chain(encoder, split_data()), trfs2arrays(pooling, grad_factor))
 
 
-def replace_listener(
-    model: SharedTransformer, listener: Model, pipe: Any
-) -> Model[list[Doc], list[Any]]:
-    """RETURNS (Model[List[Doc], List[Any]]): The encoder, giving what the listener gave."""
-    layers = model.attrs["layers"] = listener.attrs.get("layers")
-    if layers is not None:
-        return chain(model, split_layers(listener.attrs["grad_factor"], layers))
-    if getattr(listener, "reads_rows", False):
-        return chain(model, split_rows(listener.attrs["grad_factor"]))
-    return chain(model, split_data())
-
-
-def replace_listener_cfg(encoder: dict[str, Any], tok2vec: dict[str, Any]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): The config of what `replace_listener` makes in the place of the
-    first listener in the config of a tok2vec layer.
+class Replacement:
+    """What spaCy calls to put an encoder in the place of listeners: for the configs of all those of
+    a component, and then for their models.
     """
-    shared = ("name", "get_spans", "tokenizer_config", "transformer_config", "precision")
-    own = ("grad_factor", "pooling", "layers")
-    listener = next(get_listeners(tok2vec), {})
-    return {
-        "@architectures": "spacy-mtl.Tok2VecTransformer.v1",
-        **{key: encoder[key] for key in shared if key in encoder},
-        **{key: listener[key] for key in own if key in listener},
-    }
+
+    def __init__(self) -> None:
+        self.blocks: list[dict[str, Any]] = []  # the tok2vec layers whose configs are changed
+
+    def replace_config(self, encoder: dict[str, Any], tok2vec: dict[str, Any]) -> dict[str, Any]:
+        """RETURNS (Dict[str, Any]): The config of what `replace_model` makes in the place of the
+        first listener in the config of a tok2vec layer.
+        """
+        self.blocks.append(tok2vec)
+        shared = ("name", "get_spans", "tokenizer_config", "transformer_config", "precision")
+        own = ("grad_factor", "pooling", "layers")
+        listener = next((config for _, config in get_listeners(tok2vec)), {})
+        return {
+            "@architectures": "spacy-mtl.Tok2VecTransformer.v1",
+            **{key: encoder[key] for key in shared if key in encoder},
+            **{key: listener[key] for key in own if key in listener},
+        }
+
+    def replace_model(
+        self, model: SharedTransformer, listener: Any, pipe: Any
+    ) -> Model[list[Doc], list[Any]]:
+        """RETURNS (Model[List[Doc], List[Any]]): The encoder, giving what the listener gave.
+        RAISES (ValueError): M088 if not the listeners' configs have been replaced, but one around
+            them: what is saved could not be loaded.
+        """
+        blocks, self.blocks = self.blocks, []
+        for block in blocks:
+            if left := [path for path, _ in get_listeners(block) if path != TOK2VEC]:
+                raise ValueError(Errors.M088.format(task=listener.task, paths=left))
+        layers = model.attrs["layers"] = listener.attrs.get("layers")
+        if layers is not None:
+            return chain(model, split_layers(listener.attrs["grad_factor"], layers))
+        if getattr(listener, "reads_rows", False):
+            return chain(model, split_rows(listener.attrs["grad_factor"]))
+        return chain(model, split_data())
 
 
-def get_listeners(config: Any) -> Iterator[dict[str, Any]]:
-    """YIELDS (Dict[str, Any]): The config of each listener, outer ones first."""
+def get_listeners(config: Any, path: str = TOK2VEC) -> Iterator[tuple[str, dict[str, Any]]]:
+    """YIELDS (Tuple[str, Dict[str, Any]]): Where in the config of a component each listener's is,
+    and that, outer ones first.
+    """
     if isinstance(config, dict):
         if "Listener." in config.get("@architectures", ""):
-            yield config
-        for block in config.values():
-            yield from get_listeners(block)
+            yield path, config
+        for name, block in config.items():
+            yield from get_listeners(block, f"{path}.{name}")
 
 
 def split_rows(grad_factor: float) -> Model[TokenMatrix, list[Floats2d]]:

@@ -52,7 +52,8 @@ def read_run(path: Path, name: str) -> Run:
     path (Path): A JSON file of `spacy evaluate --output`, or the folder of a training, with
         model-best or model-last, and the files of ProgressLogger and `spacy evaluate`, if any.
     name (str): What to call it.
-    RETURNS (Run): The run. Without a file of scores, they are those of the log's best line.
+    RETURNS (Run): The run. Without a file of scores, they are those of the log's best line, and
+        without a log those that spaCy has saved with the pipeline.
     RAISES (ValueError): M201, M202, M204 or M230 to M232 if no run can be read.
     """
     if not path.is_dir():
@@ -66,7 +67,12 @@ def read_run(path: Path, name: str) -> Run:
         raise ValueError(Errors.M204.format(name=models[0], error=error)) from error
     log = read_log(find_file(path, "*.jsonl", ("step", "tasks")))
     metrics = find_file(path, "*.json", KEYS)
-    scores, source = read_best(log) if metrics is None else (read_metrics(metrics), metrics.name)
+    if metrics is not None:
+        scores, source = read_metrics(metrics), metrics.name
+    elif log:
+        scores, source = read_best(log)
+    else:
+        scores, source = read_meta(models[0])
     return Run(
         name,
         scores,
@@ -116,13 +122,20 @@ def read_log(path: Path | None) -> list[dict[str, Any]]:
     return lines
 
 
+def read_meta(model: Path) -> tuple[dict[str, Any], str]:
+    """RETURNS (Tuple[Dict[str, Any], str]): The scores that spaCy has saved with a pipeline, if it
+    has, and where they come from.
+    """
+    path = model / "meta.json"
+    scores = srsly.read_json(path).get("performance") if path.is_file() else None
+    return (scores, f"dev, {model.name}") if scores else ({}, "-")
+
+
 def read_best(log: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], str]:
     """RETURNS (Tuple[Dict[str, Any], str]): The scores of the line that became model-best, and
     where they come from.
     """
-    if not log:
-        return {}, "-"
-    best = max(log, key=lambda line: line["score"] or 0.0)
+    best = max(reversed(log), key=lambda line: line["score"] or 0.0)  # the last one of equals
     return best["scores"], f"dev, step {best['step']}"
 
 

@@ -48,6 +48,15 @@ def test_command(nlp, tmp_path):
         assert spacy.load(tmp_path / "model").get_pipe(name).temperature == 1.0
     doc, expected_doc = (n(nlp.make_doc("Maria flew to Lisbon .")) for n in (written, nlp))
     assert doc.cats == pytest.approx(expected_doc.cats, abs=1e-4)
+    assert "Left" not in result.output
+
+
+def test_heads_without_labels_are_named(nlp, tmp_path):
+    docs = [eg.reference for eg in make_examples(nlp, "tagger")]
+    DocBin(docs=docs, store_user_data=True).to_disk(tmp_path / "tags.spacy")
+    result = run(tmp_path / "model", tmp_path / "tags.spacy", "-o", tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    assert "no labels of theirs: ner, textcat" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(

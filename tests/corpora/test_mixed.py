@@ -424,3 +424,9 @@ def test_corpus_that_cannot_be_read(path: str | None) -> None:
             {"lost": lambda nlp: create_docbin_reader(path, gold_preproc=False)(nlp)}
         )
         next(iter(reader(spacy.blank("en"))))
+
+
+def test_blocked_entities_stay_so(nlp: Language) -> None:
+    gold = Doc(nlp.vocab, words=["Ada", "met", "Bo"])
+    gold.set_ents([], blocked=[gold[:1]], missing=[gold[2:]])
+    assert [t.ent_iob for t in read_one(nlp, gold, "ner")] == [3, 2, 0]

@@ -121,6 +121,9 @@ def test_folder_with_scores_and_without_log(tmp_path):
 def test_folder_with_a_model_only(tmp_path):
     run = read_run(make_folder(tmp_path / "a"), "a")
     assert (run.scores, run.source) == ({}, "-")
+    srsly.write_json(tmp_path / "a" / "model-best" / "meta.json", {"performance": {"tag_acc": 0.5}})
+    run = read_run(tmp_path / "a", "a")
+    assert (run.scores, run.source) == ({"tag_acc": 0.5}, "dev, model-best")
 
 
 def test_the_best_model_counts(tmp_path):
@@ -196,9 +199,8 @@ def test_bad_log(tmp_path, text):
 
 
 def test_best_line():
-    assert read_best([]) == ({}, "-")
     lines = [make_line(0, 0.5), make_line(10, 0.5)]
-    assert read_best(lines) == (lines[0]["scores"], "dev, step 0")
+    assert read_best(lines) == (lines[1]["scores"], "dev, step 10")  # as spaCy saves it
     assert read_best([make_line(0, None), make_line(10, 0.5)])[1] == "dev, step 10"
 
 
