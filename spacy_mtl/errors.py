@@ -202,6 +202,16 @@ class Errors(metaclass=_WithCodes):
         "`targets` of MixedCorpus names components that are not there: {unknown}. The pipeline has "
         "only {names}."
     )
+    M087 = (
+        "A schedule of the config was asked for the number of step {step}. In a copy of a pipeline "
+        "it knows those of the {n} steps before it was copied: train the original, or load the "
+        "pipeline from its folder."
+    )
+    M088 = (
+        "Not the listeners of '{task}' would be replaced in the config, but what is around them, "
+        "and the pipeline could not be loaded again. Give replace_listeners = {paths}, and load "
+        "the pipeline once more."
+    )
     M089 = "The plot needs packages that are missing: {error}\nRun `pip install spacy-mtl[report]`."
     M090 = "Can't plot to {path}: the suffix must be one of {formats}."
     M073 = (
@@ -396,6 +406,11 @@ class Warnings(metaclass=_WithCodes):
         "{effect}: no logger tells the scores of the tasks. Set [training.logger] to "
         "spacy-mtl.ProgressLogger.v1 or spacy-mtl.TaskCheckpoints.v1, or chain one to yours by "
         "spacy.ChainLogger.v1."
+    )
+    W005 = (
+        "The score of each of {tasks} is '{key}', of which spaCy keeps the last one's: none of "
+        "them is followed. Give each a scorer that names it, and tell spacy-mtl.TaskCheckpoints.v1 "
+        "the names as `scores`."
     )
     W100 = (
         "{path}, line {line}: bytes that are not UTF-8 become U+FFFD, here and further on. Convert "

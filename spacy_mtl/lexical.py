@@ -1,7 +1,6 @@
 """Features of the words themselves, which show an uncased encoder what it cannot see."""
 
 from collections.abc import Callable
-from itertools import cycle
 from typing import Any
 
 from spacy.ml.models.tok2vec import MultiHashEmbed
@@ -10,7 +9,7 @@ from thinc.api import Model, chain, with_array
 
 from .types import Floats2d, Ints2d
 
-ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5)
+ODD = 0x9E3779B97F4A7C15
 
 
 def build_lexical_embed_v1(
@@ -43,7 +42,9 @@ def forward(
 ) -> tuple[Floats2d, Callable[[Floats2d], Ints2d]]:
     xp: Any = model.ops.xp
     # One number per row: two that differ would share it once in 2 ** 64 pairs.
-    keys = sum(column * xp.uint64(odd) for column, odd in zip(X.T, cycle(ODD), strict=False))
+    keys = xp.zeros(len(X), dtype="uint64")
+    for column in X.T:
+        keys = keys * xp.uint64(ODD) + column
     _, first, place = xp.unique(keys, return_index=True, return_inverse=True)
     Y, backprop_layer = model.layers[0](X[first], is_train)
 

@@ -79,7 +79,8 @@ def forward(
     outputs = [row.rows if layers is None else row.get_layers(layers) for row in rows]
     hub = rows[0].hub if rows else None
     for doc, row in zip(docs, rows, strict=True):
-        if row.readers is not None:
+        # In training the head's own predictions may be annotated after its update.
+        if row.readers is not None and not is_train:
             row.readers.discard(model.id)
             if not row.readers:
                 doc.user_data.pop(KEY, None)  # the same doc may be there twice

@@ -33,3 +33,18 @@ def test_equals_spacys_embedding_in_output_and_gradient() -> None:
     assert len(found[0]) == len(found[1]) > 6
     for mine, theirs in zip(*found, strict=True):
         numpy.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_words_that_differ_by_attributes_in_other_places() -> None:
+    attrs = ["IS_TITLE", "IS_ALPHA", "IS_PUNCT", "LIKE_URL", "IS_UPPER"]
+    docs = [NLP("Berlin USA")]
+    models = []
+    for build in (build_lexical_embed_v1, MultiHashEmbed):
+        fix_random_seed(0)
+        more = {} if build is build_lexical_embed_v1 else {"include_static_vectors": False}
+        model = build(8, attrs, [20] * 5, **more)
+        model.initialize(X=docs)
+        models.append(model)
+    ours, stock = (model.predict(docs)[0] for model in models)
+    numpy.testing.assert_allclose(ours, stock, atol=1e-6)
+    assert abs(ours[0] - ours[1]).max() > 1e-3

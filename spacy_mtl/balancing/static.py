@@ -1,10 +1,12 @@
 """Weights that the config gives: numbers or schedules."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ..encoder.hub import TaskBatch
 from ..errors import Errors
+from ..schedule import Schedule
 from .base import ScalarBalancer, check_names
 
 
@@ -16,37 +18,33 @@ class StaticWeights(ScalarBalancer):
     """
 
     def __init__(self, weights: dict[str, Any]) -> None:
-        self.schedules = {name: w for name, w in weights.items() if hasattr(w, "__next__")}
-        self.weights = {
-            name: check_weight(name, next(w, None) if name in self.schedules else w)
-            for name, w in weights.items()
-        }
+        checks = {name: partial(check_weight, name) for name in weights}
+        self.weights = {name: Schedule(weights[name], check) for name, check in checks.items()}
         self.steps = 0
 
     def weigh(self, batch: TaskBatch) -> dict[str, float]:
-        return {task: self.weights.get(task, 1.0) for task in batch.names}
+        known = self.weights
+        return {task: known[task][self.steps] if task in known else 1.0 for task in batch.names}
 
     def check(self, tasks: Sequence[str]) -> None:
         check_names(list(self.weights), tasks)
 
     def step(self) -> None:
         self.steps += 1
-        for name, schedule in self.schedules.items():  # one that has ended keeps its last value
-            self.weights[name] = check_weight(name, next(schedule, self.weights[name]))
 
     def to_dict(self) -> dict[str, Any]:
         return {"steps": self.steps}
 
     def from_dict(self, state: dict[str, Any]) -> None:
-        while self.steps < state.get("steps", 0):
-            self.step()
+        self.steps = state.get("steps", 0)
 
 
 def check_weight(name: str, weight: Any) -> float:
     """RETURNS (float): The weight.
-    RAISES (ValueError): M021 unless it is a number >= 0.
+    RAISES (ValueError): M021 unless it is a finite number >= 0.
     """
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight >= 0:
+    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if not is_number or not 0 <= weight < float("inf"):
         raise ValueError(Errors.M021.format(name=name, weight=weight))
     return float(weight)
 

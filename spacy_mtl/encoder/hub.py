@@ -54,11 +54,6 @@ class TaskBatch:
         assert self.pull is not None
         return [self.pull(self.gradients[name], level) for name in names]
 
-    @property
-    def masks(self) -> dict[str, Any]:
-        """RETURNS (Dict[str, Bools1d]): The rows, of N, that each task has something to say of."""
-        return {name: (gradient != 0).any(axis=1) for name, gradient in self.gradients.items()}
-
 
 class Balancer(Protocol):
     """Makes one gradient of the tasks' gradients. The methods are in `spacy_mtl.balancing`."""

@@ -5,7 +5,9 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from itertools import combinations
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -29,10 +31,11 @@ from .hub import Balancer, GradientHub, TaskBatch
 from .layers import get_numbers
 from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
 from .model import SharedTransformer, split
-from .tok2vec import replace_listener, replace_listener_cfg
+from .tok2vec import Replacement
 
 BUFFER = 12288  # tokens encoded together: enough to group by length, few for the memory
 GPU_BUFFER = 32768  # the same on a GPU, where larger batches are faster
+HOME = os.getpid()  # another one in a forked process
 STREAK = 20  # broken batches of a task in a row that stop the training
 COUNTS = ("updates", "skipped")
 MEANS = ("loss", "weight", "grad_norm")
@@ -77,9 +80,10 @@ class SharedEncoder(Transformer):
             vocab, model, set_extra_annotations, name=name, max_batch_items=max_batch_items
         )
         self.model.attrs["max_batch_items"] = max_batch_items
-        self.model.attrs["replace_listener"] = replace_listener
-        self.model.attrs["replace_listener_cfg"] = replace_listener_cfg
-        self.balancer = balancer
+        replacement = Replacement()
+        self.model.attrs["replace_listener"] = replacement.replace_model
+        self.model.attrs["replace_listener_cfg"] = replacement.replace_config
+        self.balancer, self._balancer_at_first = balancer, deepcopy(balancer.to_dict())
         self.diagnostics = Diagnostics()
         self.heads, self.known = Linked(), Linked()  # ours, and all listeners
         self._hub: GradientHub | None = None
@@ -173,6 +177,7 @@ class SharedEncoder(Transformer):
             self._sourced = [pipe for name, pipe in nlp.components if name in nlp.disabled]
         self._link_sourced()
         self.balancer.check(self.listening_components)
+        self.balancer.from_dict(deepcopy(self._balancer_at_first))
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Encode a stream of docs.
@@ -229,8 +234,10 @@ class SharedEncoder(Transformer):
 
     def _limit_threads(self) -> None:
         if os.getpid() != self._pid:
-            # A worker of `n_process`: a forked OpenMP pool would wait forever for its threads.
-            torch.set_num_threads(1)
+            # A worker of `n_process`: a forked OpenMP pool would wait forever for its threads. Who
+            # only unpickles a pipeline is none.
+            if os.getpid() != HOME or parent_process() is not None:
+                torch.set_num_threads(1)
             self._pid = os.getpid()
 
     def set_annotations(  # type: ignore[override]
@@ -311,7 +318,8 @@ class SharedEncoder(Transformer):
             self._losses[task] = self._losses_before.get(task, 0.0)
         if batch.names:
             gradient, weights = self.balancer.combine(batch)
-            hub.backprop(gradient)
+            if any(weights.values()):  # a gradient of zeros would move weights by their momentum
+                hub.backprop(gradient)
             self._has_gradient = True
             self._losses[self.name] += sum(weights[task] * batch.losses[task] for task in weights)
             self.diagnostics.add(batch, weights)
@@ -326,6 +334,8 @@ class SharedEncoder(Transformer):
         if self._hub is not None and not self._hub.slots:
             # `nlp.update(..., sgd=sgd)` comes here before the heads have run.
             self._update_when_complete(sgd)
+            if not self._has_gradient:  # of batches before, with accumulate_gradient
+                return
         else:
             self.flush()
         self._finish_update(sgd)
@@ -339,7 +349,8 @@ class SharedEncoder(Transformer):
     def _update_when_complete(self, sgd: Optimizer) -> None:
         assert self._hub is not None
         self._hub.sgd = sgd
-        if all(map(is_ours, self.listeners)):  # stock heads report their loss only afterwards
+        # Stock heads report their loss only afterwards, whatever they listen through.
+        if {*self.listening_components} <= {head.name for head in self.heads}:
             self._hub.on_complete = self.flush
 
     def __reduce_ex__(self, protocol: Any) -> Any:

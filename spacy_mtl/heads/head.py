@@ -25,6 +25,10 @@ from ..types import Bools2d, Floats1d, Floats2d
 from .losses import Focus, cross_entropy, softmax
 from .unit_loss import UnitLoss
 
+# What a training finds out, beside weights and labels. It is always saved, or what is loaded over
+# another head's would be mixed with it.
+FOUND = {"temperature": 1.0, "class_weights": {}, "loss_steps": 0}
+
 
 class Head:
     """Mixed into a trainable pipe. A head says which examples hold labels for it and what a batch
@@ -39,6 +43,7 @@ class Head:
     model: Model
     cfg: dict[str, Any]
     labels: Any  # the label names, a property of the other parents
+    reads_tokens = True  # each for itself
     predict: Callable
     set_annotations: Callable
     get_error_handler: Callable
@@ -51,13 +56,14 @@ class Head:
     def __init__(self, *args: Any, loss: UnitLoss | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.unit_loss = loss
+        self.cfg |= FOUND
 
     def has_labels(self, doc: Doc) -> bool:
         """RETURNS (bool): Whether a gold doc may hold labels for this head."""
         raise NotImplementedError
 
     def get_gold_labels(self, doc: Doc) -> set[str]:
-        """RETURNS (Set[str]): The labels for this head in a gold doc, known or not."""
+        """RETURNS (Set[str]): The labels for heads of this kind in a gold doc."""
         raise NotImplementedError
 
     def get_allowed(self, examples: Sequence[Example]) -> Bools2d:
@@ -78,12 +84,16 @@ class Head:
         return {label: counts.total() / (len(counts) * n) for label, n in counts.items()}
 
     def set_class_weights(self, get_examples: Callable[[], Iterable[Example]]) -> None:
-        """Find the weights of the classes and keep them where they are saved.
+        """Find the weights of the classes and keep them where they are saved, in place of all that
+        a training before has found.
 
         get_examples (Callable): Returns a representative sample of examples.
         RAISES (ValueError): M038 for a weight of a class that the head does not have.
         """
-        self._is_initialized = True
+        self._is_initialized, self.is_frozen = True, False
+        if self.temperature != 1:
+            self.set_temperature(1.0)  # which moves a threshold too
+        self.cfg |= FOUND
         if self.unit_loss is None:
             return
         weights = self.unit_loss.class_weights
@@ -97,9 +107,9 @@ class Head:
         """RETURNS (Optional[Focus]): Which units count how much in the next loss."""
         if self.unit_loss is None:
             return None
-        given = self.cfg.get("class_weights", {})
+        given = self.cfg["class_weights"]
         weights = [given.get(label, 1.0) for label in self.get_classes()]
-        return self.unit_loss.get_focus(self.cfg.get("loss_steps", 0), weights, self.model.ops)
+        return self.unit_loss.get_focus(self.cfg["loss_steps"], weights, self.model.ops)
 
     def get_mean_loss(self, examples: Sequence[Example], scores: Any) -> tuple[float, Any, int]:
         """RETURNS (Tuple[float, Any, int]): The mean loss per labelled unit in nats, its gradient
@@ -112,13 +122,14 @@ class Head:
         """RETURNS (float): What scores are divided by before they become probabilities. It changes
         no decision, and losses know nothing of it.
         """
-        return self.cfg.get("temperature", 1.0)
+        return self.cfg["temperature"]
 
     def set_temperature(self, value: float) -> None:
         self.cfg["temperature"] = value
 
     def get_scores(self, docs: list[Doc]) -> Any:
         """RETURNS: What the model says of a batch of docs, to make predictions of."""
+        self.check_tokens(docs)
         scores = self.model.predict(docs)
         if self.watch is not None:
             self.watch(docs, scores)
@@ -128,7 +139,7 @@ class Head:
         """RAISES (ValueError): M078 if tokens have been merged or split since a doc was encoded."""
         from ..encoder.matrix import get_rows  # torch waits, as below
 
-        for doc in docs:
+        for doc in docs if self.reads_tokens else ():
             rows = get_rows(doc)
             n_rows = len(doc) if rows is None else rows.end - rows.start
             if n_rows != len(doc):
@@ -211,8 +222,9 @@ class Head:
         losses (Optional[Dict[str, float]]): Gets the mean loss per labelled unit, in nats, added
             under the component's name.
         RETURNS (Dict[str, float]): The losses.
-        RAISES (ValueError): M071 if the head was loaded, and the examples have labels that it does
-            not know.
+        RAISES (ValueError): M071 if the head was loaded, and the examples have labels that no head
+            of its kind at the encoder knows; M078 if tokens have been merged or split since a doc
+            was encoded.
         """
         examples = list(examples)
         losses = {} if losses is None else losses
@@ -224,10 +236,8 @@ class Head:
         if is_silent or not any(map(len, docs)):
             return losses
         if not self._is_initialized:
-            found = {label for eg in examples for label in self.get_gold_labels(eg.reference)}
-            if unknown := sorted(found.difference(self.labels)):
-                known = list(self.labels)[:10]
-                raise ValueError(Errors.M071.format(name=self.name, unknown=unknown, known=known))
+            self._check_labels(examples)
+        self.check_tokens(docs)
         own_drop = self.model.attrs.get("dropout")
         set_dropout_rate(self.model, drop if own_drop is None else own_drop)
         scores, backprop = self.model.begin_update(docs)
@@ -253,7 +263,22 @@ class Head:
                     sgd.clip_model(self.model)
                 self.model.finish_update(sgd)
             if self.unit_loss is not None:
-                self.cfg["loss_steps"] = self.cfg.get("loss_steps", 0) + 1
+                self.cfg["loss_steps"] += 1
+
+    def rehearse(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, float]:
+        """Not supported: the losses are returned as they are."""
+        return kwargs.get("losses") or {}
+
+    def _check_labels(self, examples: Iterable[Example]) -> None:
+        # Docs do not say which of several heads a label is for, and of those at other encoders
+        # nothing is known here.
+        way = type(self).get_gold_labels
+        kin = [head for head in self.peers if type(head).get_gold_labels is way]
+        if kin:
+            found = {label for eg in examples for label in self.get_gold_labels(eg.reference)}
+            if unknown := sorted(found.difference(*(head.labels for head in kin))):
+                known = list(self.labels)[:10]
+                raise ValueError(Errors.M071.format(name=self.name, unknown=unknown, known=known))
 
     @property
     def _must_answer(self) -> bool:
@@ -275,10 +300,15 @@ def drop_broken_gradients(model: Model) -> bool:
         for name in node.grad_names
         if node.has_grad(name)
     ]
+    modules = [shim._model for node in model.walk() for shim in node.shims]
+    tensors = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
     is_broken = not all(xp.isfinite(gradient).all() for gradient in gradients)
+    is_broken = is_broken or not all(tensor.isfinite().all() for tensor in tensors)
     if is_broken:
         for gradient in gradients:
             gradient.fill(0)
+        for module in modules:
+            module.zero_grad(set_to_none=True)
     return is_broken
 
 

@@ -17,7 +17,7 @@ from ..errors import Errors
 from ..types import Bools2d, Floats1d, Floats2d, Ints1d
 from .crf import FORBIDDEN, Chain, crf_loss, span_probabilities, viterbi
 from .gold import get_entity_tags
-from .head import Head, check_outputs, score_tokens, with_options
+from .head import FOUND, Head, check_outputs, score_tokens, with_options
 from .losses import cross_entropy, one_hot
 from .unit_loss import UnitLoss
 
@@ -136,6 +136,7 @@ class MultiTaskNER(Head, TrainablePipe):
             "scheme": scheme,
             "label_smoothing": label_smoothing,
             "spans_key": spans_key,
+            **FOUND,
         }
 
     @property
@@ -211,7 +212,6 @@ class MultiTaskNER(Head, TrainablePipe):
             the one behind the last, label and probability.
         """
         docs = list(docs)
-        self.check_tokens(docs)
         if not any(map(len, docs)):
             return [[] for _ in docs]
         scores, transitions = map(self.model.ops.to_numpy, self.get_scores(docs))
@@ -434,9 +434,8 @@ def build_ner_head_v1(
 
 def _init(model: Model, X: list[Doc] | None = None, Y: Any = None) -> None:
     model.layers[0].initialize(X=X)
-    if not model.has_param("transitions"):
-        n_tags = model.get_ref("output_layer").get_dim("nO")
-        model.set_param("transitions", model.ops.alloc2f(n_tags, n_tags))
+    n_tags = model.get_ref("output_layer").get_dim("nO")
+    model.set_param("transitions", model.ops.alloc2f(n_tags, n_tags))
 
 
 def _forward(

@@ -69,7 +69,6 @@ class MultiTaskTagger(Head, Tagger):
         RETURNS (List[Ints1d]): For each doc the index of each token's label.
         """
         docs = list(docs)
-        self.check_tokens(docs)
         if not any(map(len, docs)):
             return [numpy.zeros(0, dtype="int64") for _ in docs]
         guesses = self.model.ops.to_numpy(self.get_scores(docs).argmax(axis=1))
@@ -97,10 +96,6 @@ class MultiTaskTagger(Head, Tagger):
                 allowed[row] = True
                 allowed[row, others[tag]] = False
         return allowed[places]
-
-    def rehearse(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, float]:
-        """Not supported: the losses are returned as they are."""
-        return kwargs.get("losses") or {}
 
 
 @Language.factory(

@@ -75,13 +75,13 @@ Pooling = Literal["mean", "max", "first", "attention", "label_attention"]
 class CategoryHead(Head):
     """What the exclusive and the multi-label head share."""
 
+    reads_tokens = False  # it pools them: they may have been merged
+
     def has_labels(self, doc: Doc) -> bool:
         return bool(doc.cats)
 
     def get_gold_labels(self, doc: Doc) -> set[str]:
-        # Docs do not say which of several heads a category is for.
-        others = [head for head in self.peers if isinstance(head, TextCategorizer)]
-        return set(doc.cats).difference(*(head.labels for head in others if head is not self))
+        return set(doc.cats)
 
     def to_probabilities(self, scores: Floats2d) -> Floats2d:
         raise NotImplementedError

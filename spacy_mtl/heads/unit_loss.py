@@ -6,6 +6,7 @@ from typing import Any
 from thinc.api import Ops
 
 from ..errors import Errors
+from ..schedule import Schedule
 from .losses import Focus
 
 
@@ -17,9 +18,7 @@ class UnitLoss:
 
     def __init__(self, gamma: float, keep: Any, only_wrong: bool, class_weights: Any) -> None:
         self.gamma = check_number("gamma", gamma)
-        self.schedule = keep if hasattr(keep, "__next__") else iter([keep])
-        self.keep = check_share(next(self.schedule, None))
-        self.step = 0
+        self.keep = Schedule(keep, check_share)
         self.only_wrong = only_wrong
         self.class_weights = {} if class_weights is None else class_weights
         if isinstance(self.class_weights, dict):
@@ -42,11 +41,8 @@ class UnitLoss:
         ops (Ops): The head's, to make arrays.
         RETURNS (Focus): What the losses need to know.
         """
-        while self.step < step:  # a schedule that has ended keeps its last value
-            self.step += 1
-            self.keep = check_share(next(self.schedule, self.keep))
         array = ops.asarray1f(list(weights))  # type: ignore[arg-type]
-        return Focus(self.gamma, self.keep, self.only_wrong, array)
+        return Focus(self.gamma, self.keep[step], self.only_wrong, array)
 
     def check_classes(self, name: str, classes: Iterable[str]) -> None:
         """RAISES (ValueError): M038 for a weight of a class that the head does not have."""

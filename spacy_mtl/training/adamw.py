@@ -108,8 +108,8 @@ class AdamW(Optimizer):
         adam = self.get_adam(key, module)
         n_done = self.nr_update[key, ""]
         learning = [p for group in adam.param_groups for p in group["params"]]
+        ids = set(map(id, learning))
         if self.averages is not None and not n_done:
-            ids = set(map(id, learning))
             for name, parameter in module.named_parameters():
                 if id(parameter) in ids:
                     self.averages[get_shim_key(key, name)] = parameter.detach().clone()
@@ -124,7 +124,7 @@ class AdamW(Optimizer):
         self.nr_update[key, ""] += 1
         if self.averages and learning:
             named = {get_shim_key(key, name): p for name, p in module.named_parameters()}
-            found = {k: p for k, p in named.items() if k in self.averages}
+            found = {k: p for k, p in named.items() if k in self.averages and id(p) in ids}
             update = get_ema_multi_avg_fn(self._get_decay((key, "")))
             update([self.averages[k] for k in found], list(found.values()), None)
 
@@ -226,6 +226,10 @@ def create_adamw_v1(
     for name, value in numbers.items():
         if not value >= 0:
             raise ValueError(Errors.M040.format(name=name, value=value))
+    for name, value in [("beta1", beta1), ("beta2", beta2)]:
+        if not 0 < value < 1:
+            bound = "above 0 and below 1"
+            raise ValueError(Errors.M045.format(name=name, value=value, bound=bound))
     if not 0 < layer_decay <= 1:
         bound = "above 0 and at most 1"
         raise ValueError(Errors.M045.format(name="layer_decay", value=layer_decay, bound=bound))

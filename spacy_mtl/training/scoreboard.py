@@ -1,11 +1,12 @@
 """Each task's own score at an evaluation, for all that goes by it."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from spacy.language import Language
 
-from ..errors import Errors
+from ..errors import Errors, Warnings
 
 
 class ScoreBoard:
@@ -62,7 +63,8 @@ def find_keys(nlp: Language, given: Mapping[str, str]) -> dict[str, str]:
 
     nlp (Language): The pipeline.
     given (Mapping[str, str]): The score to take for a task.
-    RETURNS (Dict[str, str]): A score for each task that has one.
+    RETURNS (Dict[str, str]): A score for each task that has one. Those of one kind, which would
+        share it, have none, and W005 says so.
     RAISES (ValueError): M043 for a task or a score that is not there.
     """
     weights = {
@@ -79,4 +81,9 @@ def find_keys(nlp: Language, given: Mapping[str, str]) -> dict[str, str]:
         for task, keys in weights.items()
         if any(keys.values())
     }
-    return own | dict(given)
+    found = own | dict(given)
+    for key in set(found.values()):
+        if len(tasks := [task for task in found if found[task] == key]) > 1:
+            warnings.warn(Warnings.W005.format(tasks=tasks, key=key))
+            found = {task: own for task, own in found.items() if own != key}
+    return found

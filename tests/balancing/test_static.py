@@ -1,5 +1,6 @@
 """Weights from the config, alone and in a pipeline."""
 
+import math
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -86,16 +87,26 @@ def test_a_schedule_goes_on_where_it_was() -> None:
         restored.step()
 
 
-@pytest.mark.parametrize("weight", [-1, -0.5, float("nan"), "2", None, True, [1.0], iter(())])
+@pytest.mark.parametrize("weight", [-1, -0.5, math.nan, math.inf, "2", None, True, [1.0], iter(())])
 def test_weights_that_are_no_weights(weight: Any) -> None:
     with pytest.raises(ValueError, match=r"M021.*'tagger'"):
         create_static_weights_v1({"ner": 1.0, "tagger": weight})
 
 
+def test_a_schedule_goes_back() -> None:
+    balancer = create_static_weights_v1({"ner": count(1)})
+    for _ in range(3):
+        balancer.step()
+    assert balancer.weigh(make_batch("ner")) == {"ner": 4.0}
+    balancer.from_dict({"steps": 1})
+    assert balancer.weigh(make_batch("ner")) == {"ner": 2.0}
+
+
 def test_a_schedule_that_goes_below_zero() -> None:
     balancer = create_static_weights_v1({"ner": iter([1.0, -1.0])})
+    balancer.step()
     with pytest.raises(ValueError, match=r"M021.*'ner' is -1\.0"):
-        balancer.step()
+        balancer.weigh(TaskBatch({"ner": 1.0}, {"ner": numpy.ones((1, 1), dtype="f")}))
 
 
 def test_unknown_names() -> None:

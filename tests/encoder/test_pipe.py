@@ -1,6 +1,7 @@
 """The pipe in pipelines: stock heads, saving, freezing, batching, odd texts."""
 
 import gc
+import pickle
 import threading
 import weakref
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from spacy.training import Example
 from spacy.util import fix_random_seed
 from thinc.api import Config
 
+from spacy_mtl.balancing.static import StaticWeights
 from spacy_mtl.balancing.uncertainty import UncertaintyWeights
 from spacy_mtl.encoder import model as encoder_model
 from spacy_mtl.encoder import pipe as pipe_module
@@ -722,3 +724,73 @@ def test_unknown_argument(encoder: str) -> None:
     nlp = spacy.blank("en")
     with pytest.raises(Exception, match="ballancer"):
         nlp.add_pipe("mtl_transformer", config={"ballancer": {}, "model": {"name": encoder}})
+
+
+def test_the_same_doc_twice(make_nlp: Callable) -> None:
+    nlp = make_nlp("tagger")
+    doc, other = nlp.make_doc(TEXTS[0]), nlp.make_doc(TEXTS[1])
+    matrix = nlp.get_pipe("transformer").predict([doc, other, doc])
+    first, _, last = (matrix.data[start:end] for start, end in matrix.bounds)
+    numpy.testing.assert_allclose(first, last, atol=1e-6)
+    assert abs(first).max() > 0.1
+
+
+def test_replace_listeners_around_the_listener(make_nlp: Callable) -> None:
+    """What would be saved could not be loaded."""
+    listener = {"@architectures": "spacy-mtl.TaskListener.v1"}
+    tok2vec = {"@architectures": "spacy-mtl.ConcatTok2Vec.v1", "layers": {"context": listener}}
+    nlp = make_nlp("ner", "tagger", config={"ner": {"model": {"tok2vec": tok2vec}}})
+    message = r"M088.*'ner'.*\['model.tok2vec.layers.context'\]"
+    with pytest.raises(ValueError, match=message):
+        nlp.replace_listeners("transformer", "ner", ["model.tok2vec"])
+
+
+def test_who_unpickles_a_pipeline_keeps_its_threads(make_nlp: Callable) -> None:
+    nlp, before = make_nlp("tagger"), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        nlp.get_pipe("transformer")._pid = -1
+        loaded = pickle.loads(pickle.dumps(nlp))
+        loaded(TEXTS[0])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_step_of_tasks_without_weight(make_nlp: Callable) -> None:
+    """Not even its momentum moves the encoder."""
+    weights = {"@misc": "spacy-mtl.StaticWeights.v1", "weights": {"tagger": 0.0}}
+    nlp, sgd = make_nlp("tagger", "ner", balancer=weights), create_adamw_v1()
+    seen = []
+    for tasks in (["tagger", "ner"], ["tagger"], ["ner"]):
+        nlp.update(make_examples(nlp, *tasks), sgd=sgd)
+        nlp.get_pipe("transformer").flush()  # or it waits for the other head
+        seen.append(encoder_weights(nlp))
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_an_update_is_counted_once(make_nlp: Callable) -> None:
+    nlp, sgd = make_nlp("tagger"), create_adamw_v1()
+    for _ in range(3):
+        nlp.update(make_examples(nlp), sgd=sgd)
+    (shim,) = nlp.get_pipe("transformer").model.layers[0].shims
+    assert sgd.nr_update[shim.id, ""] == 3
+
+
+def test_a_stock_head_behind_our_listener(make_nlp: Callable) -> None:
+    """It tells its loss only when its gradient has left: the balancer sees it all the same."""
+    config = {"tagger": {"model": {"tok2vec": {"@architectures": "spacy-mtl.TaskListener.v1"}}}}
+    seen: list[dict[str, float]] = []
+
+    class Watched(StaticWeights):
+        def weigh(self, batch: Any) -> dict[str, float]:
+            seen.append(dict(batch.losses))
+            return super().weigh(batch)
+
+    for sgd in (False, create_adamw_v1()):
+        nlp = make_nlp("ner", "tagger=tagger", config=config)
+        nlp.get_pipe("transformer").balancer = Watched({})
+        losses = nlp.update(make_examples(nlp), sgd=sgd, drop=0.0, losses={})
+        nlp.get_pipe("transformer").finish_update(create_adamw_v1())
+        assert seen[-1]["tagger"] == losses["tagger"] > 0
+    assert len(seen) == 2 and seen[0] == pytest.approx(seen[1])

@@ -1,16 +1,19 @@
 """How every head annotates a stream of docs."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+import spacy
 from conftest import TEXTS, make_examples
 from spacy.language import Language
 from spacy.tokens import Doc
 
 from spacy_mtl.encoder import model as encoder_model
 from spacy_mtl.encoder.model import get_wordpieces
+from spacy_mtl.training.adamw import create_adamw_v1
 
 HEADS = ["tagger", "ner", "textcat", "textcat_multilabel"]
 
@@ -114,3 +117,101 @@ def test_a_broken_gradient_leaves_the_heads_weights_alone(
     tagger.finish_update(sgd)
     after = output.get_param("W")
     assert numpy.isfinite(after).all() and (after != before).any()
+
+
+# In training
+
+
+def test_a_broken_batch_leaves_an_own_encoder_alone(
+    make_nlp: Callable[..., Language], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nlp = make_nlp("tagger", "ner")
+    nlp.replace_listeners("transformer", "tagger", ["model.tok2vec"])
+    head: Any = nlp.get_pipe("tagger")
+    sgd = create_adamw_v1()
+    before = head.model.to_bytes()
+    with monkeypatch.context() as patch:
+        get_mean_loss = head.get_mean_loss
+
+        def broken(examples: Any, scores: Any) -> Any:
+            loss, gradient, n = get_mean_loss(examples, scores)
+            return loss, gradient * numpy.nan, n
+
+        patch.setattr(head, "get_mean_loss", broken)
+        with numpy.errstate(invalid="ignore"):
+            nlp.update(make_examples(nlp, "tagger"), sgd=sgd)
+    assert head.model.to_bytes() == before
+    losses = nlp.update(make_examples(nlp, "tagger"), sgd=sgd, losses={})
+    losses = nlp.update(make_examples(nlp, "tagger"), sgd=sgd, losses={})
+    assert numpy.isfinite(losses["tagger"]) and head.model.to_bytes() != before
+
+
+def test_tokens_merged_before_a_head_learns(make_nlp: Callable[..., Language]) -> None:
+    nlp = make_nlp("tagger", "ner")
+    examples = make_examples(nlp)
+    encoder: Any = nlp.get_pipe("transformer")
+    encoder.update(examples)
+    for example in examples:
+        with example.predicted.retokenize() as retokenizer:
+            retokenizer.merge(example.predicted[:2])
+    for name in ("tagger", "ner"):
+        with pytest.raises(ValueError, match=f"M078.*at '{name}'"):
+            nlp.get_pipe(name).update(examples)  # type: ignore[attr-defined]
+
+
+def test_annotates_behind_a_frozen_encoder(make_nlp: Callable[..., Language], head: str) -> None:
+    nlp = make_nlp(head)
+    annotates = ["transformer", head]
+    losses = nlp.update(
+        make_examples(nlp), sgd=False, exclude=["transformer"], annotates=annotates, losses={}
+    )
+    assert losses[head] > 0
+
+
+def test_what_is_loaded_replaces_all(make_nlp: Callable[..., Language], head: str) -> None:
+    nlp = make_nlp(head)
+    pipe: Any = nlp.get_pipe(head)
+    saved, before = pipe.to_bytes(), dict(pipe.cfg)
+    pipe.set_temperature(5.0)
+    pipe.cfg["loss_steps"] = 7
+    pipe.from_bytes(saved)
+    assert pipe.cfg == before and pipe.temperature == 1.0
+
+
+def test_initialized_again(make_nlp: Callable[..., Language], head: str) -> None:
+    """Nothing of the training before is left."""
+    nlp = make_nlp(head)
+    pipe: Any = nlp.get_pipe(head)
+    before, cfg = pipe.model.to_bytes(), dict(pipe.cfg)
+    nlp.update(make_examples(nlp), sgd=create_adamw_v1())
+    pipe.set_temperature(2.0)
+    pipe.is_frozen = True
+    assert pipe.model.to_bytes() != before
+    nlp.initialize(lambda: make_examples(nlp))
+    assert pipe.model.to_bytes() == before and not pipe.is_frozen
+    threshold = cfg.pop("threshold", None)
+    assert pipe.cfg.pop("threshold", None) == pytest.approx(threshold)
+    assert pipe.cfg == cfg
+
+
+def test_rehearsing_changes_nothing(make_nlp: Callable[..., Language], head: str) -> None:
+    nlp = make_nlp(head)
+    before = nlp.get_pipe(head).model.to_bytes()  # type: ignore[attr-defined]
+    assert nlp.rehearse(make_examples(nlp), sgd=create_adamw_v1()) == {}
+    assert nlp.get_pipe(head).model.to_bytes() == before  # type: ignore[attr-defined]
+
+
+def test_two_heads_learn_on_with_labels_of_their_own(
+    make_nlp: Callable[..., Language], tmp_path: Path
+) -> None:
+    nlp = make_nlp("people=mtl_ner", "places=mtl_ner", initialize=False)
+    examples = make_examples(nlp)
+    found = sorted({ent.label_ for eg in examples for ent in eg.reference.ents})
+    assert len(found) > 1
+    for name, labels in (("people", found[:1]), ("places", found[1:])):
+        nlp.config["initialize"]["components"][name] = {"labels": labels}
+    nlp.initialize(lambda: examples)
+    nlp.to_disk(tmp_path)
+    loaded = spacy.load(tmp_path)
+    losses = loaded.update(make_examples(loaded), sgd=False, losses={})
+    assert losses["people"] > 0 < losses["places"]

@@ -143,7 +143,8 @@ def test_a_schedule_moves_on_and_ends():
     loss = create_unit_loss_v1(keep=iter([1.0, 0.5, 0.25]))
     shares = [loss.get_focus(step, ONES, NumpyOps()).keep for step in [0, 0, 1, 2, 9]]
     assert shares == [1.0, 1.0, 0.5, 0.25, 0.25]
-    assert create_unit_loss_v1(keep=compounding(1.0, 0.3, 0.9)).keep == 1.0
+    schedule = create_unit_loss_v1(keep=compounding(1.0, 0.3, 0.9))
+    assert schedule.get_focus(0, ONES, NumpyOps()).keep == 1.0
 
 
 @pytest.mark.parametrize(

@@ -278,6 +278,27 @@ def test_numbers_below_zero() -> None:
                 create_adamw_v1(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["beta1", "beta2"])
+@pytest.mark.parametrize("value", [0.0, 1.0, float("nan")])
+def test_betas(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"M045.*{name} = {value}.*above 0 and below 1"):
+        create_adamw_v1(**{name: value})
+
+
+def test_averages_of_a_frozen_encoder_inside_a_head(make_nlp: Callable) -> None:
+    nlp = make_nlp("tagger")
+    nlp.replace_listeners("transformer", "tagger", ["model.tok2vec"])
+    sgd = create_adamw_v1(average=0.9, freeze=["embeddings*"])
+    head = nlp.get_pipe("tagger")
+    before = head.model.to_bytes()
+    for _ in range(2):
+        nlp.update(make_examples(nlp), sgd=sgd, drop=0.0)
+    after = head.model.to_bytes()
+    assert after != before
+    with head.model.use_params(sgd.averages):
+        assert head.model.to_bytes() not in (before, after)
+
+
 def test_a_pattern_that_matches_nothing() -> None:
     module = make_module()
     set_gradients(module, 0)

@@ -163,8 +163,8 @@ def test_missing_labels_are_missing(nlp):
     """Docs without labels change nothing, and heads without labels stay as they are."""
     expected = calibrate(nlp, make_data(nlp, "tagger"))
     assert list(expected) == ["tagger"]
-    assert "temperature" not in nlp.get_pipe("ner").cfg
-    del nlp.get_pipe("tagger").cfg["temperature"]
+    assert nlp.get_pipe("ner").temperature == 1.0
+    nlp.get_pipe("tagger").set_temperature(1.0)
     empty = Example(Doc(nlp.vocab), Doc(nlp.vocab))
     found = calibrate(nlp, [*make_examples(nlp, "none"), *make_data(nlp, "tagger"), empty])
     assert found["tagger"].units == expected["tagger"].units
@@ -175,7 +175,7 @@ def test_missing_labels_are_missing(nlp):
 def test_same_in_any_batches(nlp):
     expected = calibrate(nlp, make_data(nlp))
     for name in TASKS:
-        del nlp.get_pipe(name).cfg["temperature"]
+        nlp.get_pipe(name).set_temperature(1.0)
     nlp.batch_size = 2
     found = calibrate(nlp, make_data(nlp)[::-1])
     for name in TASKS:
@@ -201,7 +201,7 @@ def test_threshold_and_config_move_along(make_nlp):
 def test_nothing_to_calibrate(nlp, make_nlp):
     with pytest.raises(ValueError, match="M080"):
         calibrate(nlp, make_examples(nlp, "none"))
-    assert all("temperature" not in nlp.get_pipe(name).cfg for name in TASKS)
+    assert all(nlp.get_pipe(name).temperature == 1.0 for name in TASKS)
     nlp.select_pipes(enable="transformer")
     with pytest.raises(ValueError, match="M079"):
         calibrate(nlp, make_examples(nlp))

@@ -159,3 +159,16 @@ def test_what_was_evaluated_before_is_no_reason_to_warn(encoder: str, tmp_path: 
     nlp.meta["performance"] = {"tag_acc": 0.9}
     reader = registry.resolve(nlp.config.interpolate()["corpora"])["train"]
     assert len(list(islice(reader(nlp), 20))) == 20
+
+
+def test_two_tasks_with_one_score() -> None:
+    """spaCy keeps that of the last one, so it says nothing of either."""
+    nlp = spacy.blank("en")
+    for name in ("topic", "mood"):
+        nlp.add_pipe("mtl_textcat", name=name)
+    nlp.add_pipe("mtl_tagger", name="tagger")
+    with pytest.warns(UserWarning, match=r"W005.*\['topic', 'mood'\] is 'cats_score'"):
+        assert find_keys(nlp, {}) == {"tagger": "tag_acc"}
+    nlp.config["training"]["score_weights"] = {"mood_score": 1.0}
+    found = find_keys(nlp, {"mood": "mood_score"})
+    assert found == {"topic": "cats_score", "mood": "mood_score", "tagger": "tag_acc"}
