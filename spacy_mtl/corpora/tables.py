@@ -138,6 +138,9 @@ def _read_rows(
         rows = ((reader.line_num, row) for row in reader if row)
         line, header = next(rows, (1, list(required.values())))
         for option, column in required.items():
+            if header.count(column) > 1:
+                where, fix = f"{path}, line {line}", "one with each name once"
+                _check(False, where, "the header", header, fix)
             if column not in header:
                 where, fix = f"{path}, line {line}", f"Name one of these with {option}"
                 raise ValueError(
@@ -220,7 +223,7 @@ def _set_ents(doc: Doc, where: str, entities: Any) -> None:
         if isinstance(entity, dict):
             value = [entity.get(key) for key in ("start", "end", "label")]
         is_span = isinstance(value, list) and [type(item) for item in value] == [int, int, str]
-        _check(is_span, where, "an entity", entity, "[start, end, label]")
+        _check(is_span and value[2] != "", where, "an entity", entity, "[start, end, label]")
         start, end, label = value
         inside = 0 <= start < end <= len(doc.text)
         span = doc.char_span(start, end, label=clean(label)) if inside else None

@@ -109,6 +109,7 @@ def test_csv_of_nothing(tmp_path):
     [
         ("text,intent\na,b\n", "M110", ["line 1", "'label'", "['text', 'intent']", "--category"]),
         ("\nx,label\na,b\n", "M110", ["line 2", "'text'", "--text"]),
+        ("text,label,label\na,b,c\n", "M114", ["line 1", "the header", "each name once"]),
         ("text,label\na,b\n\na,b,c\n", "M103", ["line 4", "3 columns", "['a', 'b', 'c']"]),
         ("text,label\na\n", "M103", ["line 2", "1 columns", "2 are"]),
     ],
@@ -208,6 +209,7 @@ def test_jsonl_replaces_what_spacy_cannot_hold(tmp_path):
         ("[1]", "M114", ["[1]", "JSON object"]),
         ('{"txt": "a"}', "M110", ["'text'", "['txt']"]),
         ('{"text": 1}', "M114", ["text is 1", "string"]),
+        ('{"text": "a", "entities": [[0, 1, ""]]}', "M114", ["an entity", "[start, end, label]"]),
         ('{"tokens": [{"text": "a"}]}', "M114", ["tokens", "list of strings"]),
         ('{"tokens": ["a"], "text": "b"}', "M114", ["tokens is ['a']"]),
         ('{"tokens": ["a", "b"], "text": "a  b"}', "M114", ["tokens is ['a', 'b']"]),
