@@ -120,6 +120,9 @@ def print_affinity(affinity: Mapping[str, Mapping[str, float]]) -> None:
     ]
     header = ("% off the loss of", *affinity)
     msg.table(rows, header=header, aligns=("l", *"r" * len(affinity)), divider=True)
+    unknown = [task for task, row in affinity.items() if not any(map(math.isfinite, row.values()))]
+    if unknown:
+        msg.warn(f"No step had labels for {', '.join(unknown)}: what is '-' counts as 0 below")
 
 
 def print_groupings(groupings: list[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from spacy.tokens import DocBin
 from typer.testing import CliRunner
 
 import spacy_mtl.cli  # noqa: F401
-from spacy_mtl.cli.affinity import import_save_heatmap, make_matrix
+from spacy_mtl.cli.affinity import import_save_heatmap, make_matrix, print_affinity
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "mtl_cpu.cfg")
 
@@ -69,3 +69,10 @@ def test_what_cannot_be_plotted_stops_before_training(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     printed = fail("affinity.png")
     assert "M089" in printed and "spacy-mtl[report]" in printed
+
+
+def test_tasks_that_no_step_had(capsys: pytest.CaptureFixture) -> None:
+    print_affinity({"a": {"a": 0.1, "b": math.nan}, "b": {"a": math.nan, "b": math.nan}})
+    assert "No step had labels for b:" in capsys.readouterr().out
+    print_affinity({"a": {"a": 0.1}})
+    assert "No step" not in capsys.readouterr().out
