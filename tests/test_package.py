@@ -26,6 +26,7 @@ STAGES = [
         "errors",
         "types",
         "products",
+        "schedule",
         "pretrained",
         "corpora",
         "encoder",
