@@ -340,6 +340,14 @@ def test_layers_that_read_the_same_rows_cast_them_once() -> None:
     torch.testing.assert_close(x.grad, exact.expand(4, 8), rtol=0, atol=2**-6)  # type: ignore[attr-defined]
 
 
+def test_a_table_with_fewer_rows_than_the_vocabulary() -> None:
+    """That of positions, all of which happen to be vocabulary ids of the pass."""
+    table = torch.nn.Parameter(torch.randn(512, 4))
+    kernels_of_pass = TrainingKernels([1, 2, 600], 0)
+    found = kernels_of_pass.embedding(torch.tensor([1, 2]), table)
+    assert torch.equal(found, table[1:3]) and not kernels_of_pass.tables
+
+
 # Activations of predictions
 
 
