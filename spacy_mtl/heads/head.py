@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import reduce
+from operator import and_
 from typing import Any
 
 import numpy
@@ -303,7 +305,8 @@ def drop_broken_gradients(model: Model) -> bool:
     modules = [shim._model for node in model.walk() for shim in node.shims]
     tensors = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
     is_broken = not all(xp.isfinite(gradient).all() for gradient in gradients)
-    is_broken = is_broken or not all(tensor.isfinite().all() for tensor in tensors)
+    # One answer from a GPU, not one for each.
+    is_broken |= not reduce(and_, (tensor.isfinite().all() for tensor in tensors), True)
     if is_broken:
         for gradient in gradients:
             gradient.fill(0)

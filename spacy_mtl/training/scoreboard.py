@@ -85,5 +85,5 @@ def find_keys(nlp: Language, given: Mapping[str, str]) -> dict[str, str]:
     for key in set(found.values()):
         if len(tasks := [task for task in found if found[task] == key]) > 1:
             warnings.warn(Warnings.W005.format(tasks=tasks, key=key))
-            found = {task: own for task, own in found.items() if own != key}
+            found = {task: other for task, other in found.items() if other != key}
     return found
