@@ -19,6 +19,7 @@ from thinc.api import (
 )
 from thinc.layers.chain import init as init_layers
 
+from .concurrency import limit_threads
 from .encoder.wordpieces import batch_by_length, cut
 from .errors import Errors
 from .types import Bools2d, Floats2d, Ints2d
@@ -132,6 +133,7 @@ def get_layer(
 def forward(
     model: Model[list[Floats2d], list[Floats2d]], docs: list[Floats2d], is_train: bool
 ) -> tuple[list[Floats2d], Callable[[list[Floats2d]], list[Floats2d]]]:
+    limit_threads()
     lengths: Any = numpy.array([len(doc) for doc in docs], dtype="i")
     attrs = model.attrs
     layer = get_layer(model.get_dim("nO"), attrs["heads"], attrs["dropout_rate"]).train(is_train)

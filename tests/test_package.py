@@ -25,6 +25,7 @@ STAGES = [
     *(
         "errors",
         "types",
+        "concurrency",
         "products",
         "schedule",
         "pretrained",

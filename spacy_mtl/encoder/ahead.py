@@ -1,13 +1,12 @@
 """Work shared by threads, and done ahead of those who wait for it."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from threading import Barrier, Lock
-from typing import Any, TypeVar
+from threading import Barrier
+from typing import TypeVar
 
 import torch
 from thinc.api import set_active_gpu
@@ -18,16 +17,6 @@ In = TypeVar("In")
 Part = TypeVar("Part")
 Out = TypeVar("Out")
 Split = Callable[[In, int], tuple[Sequence[Callable[[], Part]], Callable[[list[Part]], Out]]]
-
-
-def make_lock() -> Any:
-    """RETURNS (Lock): A lock. A process that is forked while a thread holds it, which the new one
-    does not have, would wait for it forever: there it is free.
-    """
-    lock: Any = Lock()
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lock._at_fork_reinit)
-    return lock
 
 
 def run_at_once(jobs: Sequence[Callable[[], Part]]) -> list[Part]:

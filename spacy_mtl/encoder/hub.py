@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import local
 from typing import Any, Protocol
 
 import torch
@@ -86,6 +87,7 @@ class GradientHub:
     backprop (EncoderPass): The encoder's backward.
     tasks (Dict[int, str]): The component that each listener, by its id, belongs to.
     awaited (Set[int]): The listeners that are expected to speak.
+    losses (Dict[str, float]): To which the tasks add theirs.
 
     sgd and on_complete are set when the encoder is to be updated as soon as all have spoken.
     """
@@ -96,11 +98,13 @@ class GradientHub:
         backprop: EncoderPass,
         tasks: dict[int, str],
         awaited: set[int],
+        losses: dict[str, float],
     ) -> None:
         self.matrix = matrix
         self.backprop = backprop
         self.tasks = tasks
         self.awaited = awaited
+        self.losses, self.losses_before = losses, dict(losses)
         self.slots: dict[str, Floats2d] = {}
         self.heard: set[int] = set()
         self.is_open = True
@@ -131,3 +135,14 @@ class GradientHub:
         self.heard.add(listener)
         if self.heard >= self.awaited:
             self.on_complete()
+
+
+class OpenPass(local):
+    """The open training pass of each thread. A thread can close no other's. Copies and pickles hold
+    none.
+    """
+
+    hub: GradientHub | None = None
+
+    def __reduce__(self) -> Any:
+        return OpenPass, ()

@@ -26,14 +26,24 @@ class TokenMatrix:
     lengths (List[int]): Tokens per doc.
     layers (Tuple[int, ...]): The numbers of K layers, the last one's last; nothing if there is only
         that.
+    encoder (Optional[ref[SharedTransformer]]): The encoder that has made it.
+    version (int): Of the encoder's weights, which `encoder().lock` counts.
     """
 
     data: Floats2d
     lengths: list[int]
     layers: tuple[int, ...] = ()
+    encoder: Any = None
+    version: int = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def is_stale(self) -> bool:
+        """RETURNS (bool): Whether the encoder's weights have changed since."""
+        encoder = self.encoder and self.encoder()
+        return encoder is not None and encoder.lock.version != self.version
 
     @property
     def width(self) -> int:
@@ -155,6 +165,24 @@ def set_rows(
         doc.user_data[KEY] = TokenRows(matrix, start, end, hub, own)
         given.append(doc.user_data[KEY])
     return given
+
+
+def renew_rows(docs: Iterable[Doc]) -> None:
+    """Encode docs again whose rows were made by weights that have changed since. Rows of a training
+    pass stay.
+
+    docs (Iterable[Doc]): Docs with rows of one encoder.
+    """
+    stale = {
+        id(doc): (doc, rows)
+        for doc in docs
+        if (rows := get_rows(doc)) is not None and rows.hub is None and rows.matrix.is_stale
+    }
+    if stale:
+        found, old = zip(*stale.values(), strict=True)
+        matrix = old[0].matrix.encoder().predict(found)
+        for doc, rows, (start, end) in zip(found, old, matrix.bounds, strict=True):
+            doc.user_data[KEY] = TokenRows(matrix, start, end, None, rows.readers)
 
 
 def group_by_matrix(stream: Iterable[Doc], batch_size: int) -> Iterator[list[Doc]]:

@@ -7,6 +7,7 @@ from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy
 import srsly
@@ -16,6 +17,7 @@ from spacy_transformers.data_classes import HFObjects
 from spacy_transformers.layers import TransformerModel
 from thinc.api import Model, torch2xp
 
+from ..concurrency import WeightsLock, limit_threads
 from ..errors import Errors, Warnings
 from ..pretrained import load_pretrained
 from ..types import Ints1d, Ints2d
@@ -100,6 +102,12 @@ class SharedTransformer(TransformerModel):
         if model.attrs["has_transformer"]:
             set_transformer(shared, shim._hfmodel)
         return shared
+
+    @property
+    def lock(self) -> WeightsLock:
+        """RETURNS (WeightsLock): Held by predictions that read the weights, and by updates."""
+        shim: Any = self.layers[0].shims[0]
+        return shim.lock
 
     @property
     def special_ids(self) -> tuple[list[int], list[int]]:
@@ -255,6 +263,8 @@ def split(
         of them what makes the output of what these return.
     """
     shim: Any = model.layers[0].shims[0]
+    limit_threads(shim.process)
+    version = model.lock.version
     if is_train:
         shim.add_adapters()
     last = model.transformer.config.num_hidden_layers
@@ -272,12 +282,20 @@ def split(
         passes = make_passes(batches, budget)
         # Each thread has random numbers of its own, so that it does not matter which is faster.
         seed = int(torch.randint(2**62, ())) if is_train else None
-        jobs.append(partial(encode, model, pieces, passes, layers, seed, hidden))
-    return jobs, partial(join, model, docs, pieces, layers, is_train, hidden)
+        job = partial(encode, model, pieces, passes, layers, seed, hidden)
+        jobs.append(job if is_train else partial(run_reading, model.lock, job))
+    return jobs, partial(join, model, version, docs, pieces, layers, is_train, hidden)
+
+
+def run_reading(lock: WeightsLock, job: Callable[[], Part]) -> Part:
+    """RETURNS (Part): What the job returns, which has read the weights of one moment."""
+    with lock.reading():
+        return job()
 
 
 def join(
     model: SharedTransformer,
+    version: int,
     docs: Sequence[Doc],
     pieces: Wordpieces,
     layers: tuple[int, ...],
@@ -285,13 +303,17 @@ def join(
     hidden: torch.Tensor,
     parts: list[Part],
 ) -> tuple[TokenMatrix, EncoderPass]:
-    """Pool the wordpieces of all batches to tokens."""
+    """Pool the wordpieces of all batches to tokens.
+
+    version (int): Of the weights before the first batch was read.
+    """
     module = model.transformer
     with torch.inference_mode(not is_train), torch.set_grad_enabled(is_train):
         matrix = pool(hidden.requires_grad_(is_train), pieces).float()
     data: Any = torch2xp(matrix.detach())
     lengths = [len(doc) for doc in docs]
-    return TokenMatrix(data, lengths, layers), EncoderPass(matrix, hidden, parts, module)
+    rows = TokenMatrix(data, lengths, layers, ref(model), version)
+    return rows, EncoderPass(matrix, hidden, parts, module)
 
 
 def encode(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from .ahead import make_lock
+from ..concurrency import make_lock
 
 ROUNDS = 15  # of a measurement, of which the fastest counts
 

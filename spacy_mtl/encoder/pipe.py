@@ -2,18 +2,15 @@
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from itertools import combinations
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
 import srsly
-import torch
 from spacy import util
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -24,10 +21,11 @@ from spacy_transformers.annotation_setters import null_annotation_setter
 from spacy_transformers.layers import TransformerListener, TransformerModel
 from thinc.api import Model, NumpyOps, Optimizer, get_array_module, set_dropout_rate
 
+from ..concurrency import WeightsLock
 from ..errors import Errors, Warnings
 from ..products import dot
 from .ahead import WORKERS, run_ahead
-from .hub import Balancer, GradientHub, TaskBatch
+from .hub import Balancer, GradientHub, OpenPass, TaskBatch
 from .layers import get_numbers
 from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
 from .model import SharedTransformer, split
@@ -35,7 +33,6 @@ from .tok2vec import Replacement
 
 BUFFER = 12288  # tokens encoded together: enough to group by length, few for the memory
 GPU_BUFFER = 32768  # the same on a GPU, where larger batches are faster
-HOME = os.getpid()  # another one in a forked process
 STREAK = 20  # broken batches of a task in a row that stop the training
 COUNTS = ("updates", "skipped")
 MEANS = ("loss", "weight", "grad_norm")
@@ -46,9 +43,10 @@ class SharedEncoder(Transformer):
     backward.
 
     In training each head's gradient is kept in a slot of its own. The slots become one gradient,
-    by the balancer, when the encoder's weights are about to be read or changed: in
-    `finish_update`, at the next `update`, before a prediction and before saving. So neither the
-    order of the heads nor one that stays silent loses any of it.
+    by the balancer, when the training pass is closed: in `finish_update`, at the next `update`, and
+    before the weights are read if an optimizer waits to change them. So neither the order of the
+    heads nor one that stays silent loses any of it. A pass belongs to the thread that has opened
+    it. Other threads may predict and save meanwhile: they read the weights of one moment.
 
     vocab (Vocab): The shared vocabulary.
     model (Model[List[Doc], TokenMatrix]): The encoder. spacy-transformers' model is taken over,
@@ -86,12 +84,10 @@ class SharedEncoder(Transformer):
         self.balancer, self._balancer_at_first = balancer, deepcopy(balancer.to_dict())
         self.diagnostics = Diagnostics()
         self.heads, self.known = Linked(), Linked()  # ours, and all listeners
-        self._hub: GradientHub | None = None
+        self._open = OpenPass()
+        self._balancing = WeightsLock()  # of the balancer's state
         self._has_gradient = False
         self._sourced: list[Any] = []
-        self._pid = os.getpid()
-        self._losses: dict[str, float] = {}
-        self._losses_before: dict[str, float] = {}
 
     def add_listener(self, listener: Any, component_name: str) -> None:
         """Link a listener. Usually internal.
@@ -137,6 +133,7 @@ class SharedEncoder(Transformer):
             if hasattr(component, "peers"):
                 self.heads.add(component)
                 component.peers = self.heads
+                component.lock = self.model.lock
             self._check_width(component.name)
             for node in component.model.walk():
                 if node.name == "trfs2arrays" and node.layers[0].name != "reduce_mean":
@@ -185,11 +182,11 @@ class SharedEncoder(Transformer):
         stream (Iterable[Doc]): The docs.
         batch_size (int): How many to encode together, if they are short: no more are taken once
             they have 12,288 tokens, on a GPU 32,768, so that long docs need no more memory. With at
-            least 4,096 tokens threads encode the next batch ahead, on a CPU the next two.
+            least 4,096 tokens threads encode the next batch ahead, on a CPU the next two. Docs that
+            were encoded before an update are encoded again.
         YIELDS (Doc): The docs in order.
         """
         error_handler = self.get_error_handler()
-        self._limit_threads()
         workers = WORKERS if isinstance(self.model.ops, NumpyOps) else 1
 
         def split_group(group: tuple[list[Doc], list[Doc]], n_threads: int) -> Any:
@@ -201,7 +198,7 @@ class SharedEncoder(Transformer):
             try:
                 matrix, _ = get()
                 if todo:
-                    self.set_annotations(todo, matrix)
+                    self.set_annotations(todo, self.predict(todo) if matrix.is_stale else matrix)
                 yield from docs
             except Exception as err:
                 error_handler(self.name, self, docs, err)
@@ -218,7 +215,7 @@ class SharedEncoder(Transformer):
         for docs in batches:
             todo = [doc for doc in docs if not is_live(doc)]
             if todo:
-                self.flush()
+                self._finish_waiting()
             yield docs, todo
 
     def predict(self, docs: Iterable[Doc]) -> TokenMatrix:  # type: ignore[override]
@@ -227,18 +224,10 @@ class SharedEncoder(Transformer):
         docs (Iterable[Doc]): The docs.
         RETURNS (TokenMatrix): One row per token.
         """
-        self._limit_threads()
-        self.flush()
+        self._finish_waiting()
         self._ask_for_layers()
-        return self.model.predict(list(docs))
-
-    def _limit_threads(self) -> None:
-        if os.getpid() != self._pid:
-            # A worker of `n_process`: a forked OpenMP pool would wait forever for its threads. Who
-            # only unpickles a pipeline is none.
-            if os.getpid() != HOME or parent_process() is not None:
-                torch.set_num_threads(1)
-            self._pid = os.getpid()
+        with self.model.lock.reading():
+            return self.model.predict(list(docs))
 
     def set_annotations(  # type: ignore[override]
         self, docs: Iterable[Doc], predictions: TokenMatrix
@@ -287,20 +276,23 @@ class SharedEncoder(Transformer):
         set_dropout_rate(self.model, drop)
         matrix, backprop = self.model.begin_update(docs)
         tasks = {listener.id: listener.task for listener in self.known}
-        hub = GradientHub(matrix, backprop, tasks, {listener.id for listener in self.listeners})
+        awaited = {listener.id for listener in self.listeners}
+        hub = GradientHub(matrix, backprop, tasks, awaited, losses)
         rows = set_rows(docs, matrix, hub)
         stock = [listener for listener in self.listeners if not is_ours(listener)]
         batch_id = TransformerListener.get_batch_id(docs) if stock else None
         for listener in stock:
             listener.receive(batch_id, rows, stock_callback(hub, listener, rows))
-        self._hub, self._losses, self._losses_before = hub, losses, dict(losses)
+        self._open.hub = hub
         if sgd:
-            self._update_when_complete(sgd)
+            self._update_when_complete(hub, sgd)
         return losses
 
     def flush(self) -> None:
-        """Run the encoder's backward for the heads that have spoken since `update`."""
-        hub, self._hub = self._hub, None
+        """Close this thread's training pass: run the encoder's backward for the heads that have
+        spoken since `update`.
+        """
+        hub, self._open.hub = self._open.hub, None
         if hub is None:
             return
         hub.is_open = False
@@ -309,31 +301,38 @@ class SharedEncoder(Transformer):
                 listener.receive(None, None, None)
         if not hub.slots:
             return
-        losses = {
-            task: float(self._losses.get(task, 0.0) - self._losses_before.get(task, 0.0))
-            for task in hub.slots
-        }
+        total, before = hub.losses, hub.losses_before
+        losses = {task: float(total.get(task, 0.0) - before.get(task, 0.0)) for task in hub.slots}
         batch = self.diagnostics.skip_broken(TaskBatch(losses, hub.slots, hub.backprop.pull))
         for task in hub.slots.keys() - batch.losses.keys():
-            self._losses[task] = self._losses_before.get(task, 0.0)
+            total[task] = before.get(task, 0.0)
         if batch.names:
-            gradient, weights = self.balancer.combine(batch)
+            with self._balancing.writing():
+                gradient, weights = self.balancer.combine(batch)
             if any(weights.values()):  # a gradient of zeros would move weights by their momentum
                 hub.backprop(gradient)
             self._has_gradient = True
-            self._losses[self.name] += sum(weights[task] * batch.losses[task] for task in weights)
+            total[self.name] += sum(weights[task] * batch.losses[task] for task in weights)
             self.diagnostics.add(batch, weights)
         if hub.sgd is not None:
             self._finish_update(hub.sgd)
+
+    def _finish_waiting(self) -> None:
+        """Close this thread's pass if an optimizer waits for it: what reads the weights afterwards
+        is to see the update. Without an optimizer the heads may still speak.
+        """
+        if self._open.hub is not None and self._open.hub.sgd is not None:
+            self.flush()
 
     def finish_update(self, sgd: Optimizer) -> None:
         """Update the encoder's weights with all gradients that have arrived.
 
         sgd (Optimizer): The optimizer.
         """
-        if self._hub is not None and not self._hub.slots:
+        hub = self._open.hub
+        if hub is not None and not hub.slots:
             # `nlp.update(..., sgd=sgd)` comes here before the heads have run.
-            self._update_when_complete(sgd)
+            self._update_when_complete(hub, sgd)
             if not self._has_gradient:  # of batches before, with accumulate_gradient
                 return
         else:
@@ -344,14 +343,18 @@ class SharedEncoder(Transformer):
         self.model.finish_update(sgd)
         if self._has_gradient:
             self._has_gradient = False
-            self.balancer.step()
+            with self._balancing.writing():
+                self.balancer.step()
 
-    def _update_when_complete(self, sgd: Optimizer) -> None:
-        assert self._hub is not None
-        self._hub.sgd = sgd
+    def _update_when_complete(self, hub: GradientHub, sgd: Optimizer) -> None:
+        hub.sgd = sgd
         # Stock heads report their loss only afterwards, whatever they listen through.
         if {*self.listening_components} <= {head.name for head in self.heads}:
-            self._hub.on_complete = self.flush
+            hub.on_complete = self.flush
+
+    def _get_balancer_state(self) -> str:
+        with self._balancing.reading():
+            return json.dumps(self.balancer.to_dict())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         self.flush()  # a waiting pass cannot be copied or pickled
@@ -363,12 +366,12 @@ class SharedEncoder(Transformer):
         exclude (Iterable[str]): String names of serialization fields to exclude.
         RETURNS (bytes): The serialized object.
         """
-        self.flush()
+        self._finish_waiting()
         serialize = {
             "cfg": lambda: srsly.json_dumps(self.cfg),
             "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
             "model": self.model.to_bytes,
-            "balancer": lambda: json.dumps(self.balancer.to_dict()).encode(),
+            "balancer": lambda: self._get_balancer_state().encode(),
         }
         return util.to_bytes(serialize, exclude)
 
@@ -395,11 +398,11 @@ class SharedEncoder(Transformer):
         path (str / Path): The folder.
         exclude (Iterable[str]): String names of serialization fields to exclude.
         """
-        self.flush()
+        self._finish_waiting()
         super().to_disk(path, exclude=exclude)
         if "balancer" not in exclude:
             file = Path(path) / "balancer.json"
-            file.write_text(json.dumps(self.balancer.to_dict()), encoding="utf8")
+            file.write_text(self._get_balancer_state(), encoding="utf8")
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "SharedEncoder":
         """Load the pipe from a folder, also from one that spacy-transformers' pipe has saved.

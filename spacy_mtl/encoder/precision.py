@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import torch
 
+from ..concurrency import make_lock
 from ..errors import Errors
-from .ahead import make_lock
 from .kernels import PredictionKernels
 from .lora import merge
 
@@ -38,8 +38,10 @@ def has_native_bfloat16(device: torch.device) -> bool:
 
 
 class PredictionWeights:
-    """The encoder as predictions read it: in their precision, and laid out for this CPU. Made when
-    first asked for, and again when the weights have changed. Copies and pickles of it are empty.
+    """The encoder as predictions read it: a module of their own that never has dropout, in their
+    precision and laid out for this CPU. It shares weights with the trained module where it can.
+    Made when first asked for, and again when the weights have changed. Copies and pickles of it
+    are empty.
 
     kernels (PredictionKernels): Holds what belongs to the current module.
     """
@@ -55,16 +57,16 @@ class PredictionWeights:
         return PredictionWeights, ()
 
     def get(self, module: Any, dtype: torch.dtype) -> Any:
-        """RETURNS (torch.nn.Module): The module, or a copy of it in another precision, and with its
-        adapters merged.
+        """RETURNS (torch.nn.Module): A copy of the module for predictions, in a precision and with
+        its adapters merged. The module itself may be training in another thread.
         """
         state = dtype, [(p.data_ptr(), p._version) for p in module.parameters()]
         with self._lock:
             if state != self._state:
                 self._weights = [p.detach() for p in module.parameters()]
-                self._module, self._state = cast(merge(module), dtype).train(False), state
+                self._module, self._state = cast(merge(module), dtype).eval(), state
                 self.kernels.start(self._module)
-            return self._module.train(False)
+            return self._module
 
     def forget(self) -> None:
         """To be called after a fused optimizer, which leaves no trace at the weights."""
@@ -73,11 +75,13 @@ class PredictionWeights:
 
 
 def cast(module: Any, dtype: torch.dtype) -> Any:
-    """RETURNS (torch.nn.Module): The module, or a copy in another precision, buffers excepted."""
-    if all(p.dtype == dtype for p in module.parameters()):
-        return module
+    """RETURNS (torch.nn.Module): A copy in a precision, buffers excepted. It shares the weights
+    that have this precision already.
+    """
     weights = {
-        id(p): torch.nn.Parameter(p.detach().to(dtype), requires_grad=False)
+        id(p): p
+        if p.dtype == dtype
+        else torch.nn.Parameter(p.detach().to(dtype), requires_grad=False)
         for p in module.parameters()
     }
     return copy.deepcopy(module, memo=weights)

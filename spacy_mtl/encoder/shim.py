@@ -1,5 +1,6 @@
 """The encoder's weights, as thinc saves, loads and updates them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from thinc.api import get_torch_default_device
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModel
 
+from ..concurrency import WeightsLock
 from .levels import keep_memory
 from .lora import LoRA, check_frozen, merge
 from .precision import PredictionWeights
@@ -25,6 +27,8 @@ class EncoderShim(HFShim):
     lora (Optional[LoRA]): The adapters to train with, if any.
     adapted (Optional[peft.LoraModel]): The same encoder, when it has got adapters.
     for_prediction (PredictionWeights): The same weights as predictions read them.
+    lock (WeightsLock): Held by predictions while they read the weights, and by updates.
+    process (int): Where it was made: another process in workers of the pipeline.
     """
 
     def __init__(self, hf_model: HFObjects, lora: LoRA | None = None) -> None:
@@ -32,6 +36,8 @@ class EncoderShim(HFShim):
         self.lora = lora
         self.adapted: Any = None
         self.for_prediction = PredictionWeights()
+        self.lock = WeightsLock()
+        self.process = os.getpid()
 
     def add_adapters(self) -> None:
         """Make ready for training. What is saved and copied has no adapters: they are merged.
@@ -42,7 +48,8 @@ class EncoderShim(HFShim):
             self.adapted = self.lora.add_to(self._model)
 
     def to_bytes(self) -> bytes:
-        return HFShim(self.merged).to_bytes()
+        with self.lock.reading():
+            return HFShim(self.merged).to_bytes()
 
     @property
     def merged(self) -> HFObjects:
@@ -84,15 +91,16 @@ class EncoderShim(HFShim):
 
         RAISES (ValueError): M069 if there are adapters, and the optimizer freezes all of them.
         """
-        if hasattr(optimizer, "step_module"):
-            if self.adapted is not None:
-                check_frozen(self._model, optimizer.freeze)
-            optimizer.step_module(self.id, self._model)
-        else:
-            super().finish_update(optimizer)
-        keep_memory(self._model)
-        self._model.zero_grad(set_to_none=True)
-        self.for_prediction.forget()
+        with self.lock.writing():
+            if hasattr(optimizer, "step_module"):
+                if self.adapted is not None:
+                    check_frozen(self._model, optimizer.freeze)
+                optimizer.step_module(self.id, self._model)
+            else:
+                super().finish_update(optimizer)
+            keep_memory(self._model)
+            self._model.zero_grad(set_to_none=True)
+            self.for_prediction.forget()
 
     @contextmanager
     def use_params(self, params: dict[Any, Any]) -> Iterator[None]:
@@ -104,13 +112,15 @@ class EncoderShim(HFShim):
         keys = {f"pytorch_{self.id}_{name}": p for name, p in self._model.named_parameters()}
         kept = [(p, p.data) for key, p in keys.items() if key in params]
         try:
-            for key, p in keys.items():
-                if key in params:
-                    p.data = torch.as_tensor(params[key], dtype=p.dtype, device=p.device)
+            with self.lock.writing():
+                for key, p in keys.items():
+                    if key in params:
+                        p.data = torch.as_tensor(params[key], dtype=p.dtype, device=p.device)
             yield
         finally:
-            for p, data in kept:
-                p.data = data
+            with self.lock.writing():
+                for p, data in kept:
+                    p.data = data
 
 
 class Unweighted(torch.nn.Module):

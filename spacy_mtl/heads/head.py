@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import reduce
 from operator import and_
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -21,6 +23,7 @@ from thinc.api import (
     zero_init,
 )
 
+from ..concurrency import WeightsLock
 from ..errors import Errors
 from ..products import use_one_core
 from ..types import Bools2d, Floats1d, Floats2d
@@ -38,6 +41,9 @@ class Head:
 
     A head without labels in a batch is silent: it changes nothing, not even by its momentum.
 
+    One thread may train while others predict and save: these hold `lock` while they read weights,
+    and updates hold it alone. A head that is linked to an encoder has the encoder's.
+
     loss (Optional[UnitLoss]): Which units count how much in its loss; all alike if not given.
     """
 
@@ -49,6 +55,7 @@ class Head:
     predict: Callable
     set_annotations: Callable
     get_error_handler: Callable
+    lock: WeightsLock
     peers: Collection[Any] = ()  # all heads of its encoder, itself among them
     is_frozen = False  # set in training, when its task has stopped
     watch: Callable[[list[Doc], Any], None] | None = None  # is told the scores of predictions
@@ -57,6 +64,7 @@ class Head:
 
     def __init__(self, *args: Any, loss: UnitLoss | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.lock = WeightsLock()
         self.unit_loss = loss
         self.cfg |= FOUND
 
@@ -131,8 +139,12 @@ class Head:
 
     def get_scores(self, docs: list[Doc]) -> Any:
         """RETURNS: What the model says of a batch of docs, to make predictions of."""
+        from ..encoder.matrix import renew_rows  # torch waits, as below
+
         self.check_tokens(docs)
-        scores = self.model.predict(docs)
+        with self.lock.reading():
+            renew_rows(docs)
+            scores = self.model.predict(docs)
         if self.watch is not None:
             self.watch(docs, scores)
         return scores
@@ -260,12 +272,45 @@ class Head:
         """
         if self._has_gradient:
             self._has_gradient = False
-            if not drop_broken_gradients(self.model):
-                if hasattr(sgd, "clip_model"):
-                    sgd.clip_model(self.model)
-                self.model.finish_update(sgd)
+            with self.lock.writing():
+                if not drop_broken_gradients(self.model):
+                    if hasattr(sgd, "clip_model"):
+                        sgd.clip_model(self.model)
+                    self.model.finish_update(sgd)
             if self.unit_loss is not None:
                 self.cfg["loss_steps"] += 1
+
+    def use_params(self, params: dict[Any, Any]) -> Iterator[None]:
+        """Put other weights in the place of the head's for a while.
+
+        params (dict): The weights by their keys, such as the averages of an optimizer.
+        """
+        with ExitStack() as stack:
+            with self.lock.writing():
+                stack.enter_context(self.model.use_params(params))
+            try:
+                yield
+            finally:
+                with self.lock.writing():
+                    stack.close()
+
+    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
+        """Serialize the pipe to a bytestring.
+
+        exclude (Iterable[str]): String names of serialization fields to exclude.
+        RETURNS (bytes): The serialized object.
+        """
+        with self.lock.reading():
+            return super().to_bytes(exclude=exclude)  # type: ignore[misc]
+
+    def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
+        """Serialize the pipe to a folder.
+
+        path (str / Path): The folder.
+        exclude (Iterable[str]): String names of serialization fields to exclude.
+        """
+        with self.lock.reading():
+            super().to_disk(path, exclude=exclude)  # type: ignore[misc]
 
     def rehearse(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, float]:
         """Not supported: the losses are returned as they are."""

@@ -13,6 +13,7 @@ from spacy.training import Example, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Config, Model
 
+from ..concurrency import WeightsLock
 from ..errors import Errors
 from ..types import Bools2d, Floats1d, Floats2d, Ints1d
 from .crf import FORBIDDEN, Chain, crf_loss, span_probabilities, viterbi
@@ -130,6 +131,7 @@ class MultiTaskNER(Head, TrainablePipe):
         self.model = model
         self.name = name
         self.scorer = scorer
+        self.lock = WeightsLock()
         self.unit_loss = loss
         self.cfg: dict[str, Any] = {
             "labels": [],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from spacy_mtl.encoder.ahead import make_lock, run_ahead, run_at_once
+from spacy_mtl.encoder.ahead import run_ahead, run_at_once
 
 
 def always(item: int) -> bool:
@@ -164,15 +164,3 @@ def test_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="can't start new thread"):
         run_at_once([int, int, int])
     assert not started[0].is_alive()
-
-
-def test_a_lock_is_free_in_a_forked_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[Callable[[], None]] = []
-    monkeypatch.setattr(
-        "os.register_at_fork", lambda after_in_child: called.append(after_in_child), raising=False
-    )
-    lock = make_lock()
-    with lock:
-        for callback in called:  # as Python does there
-            callback()
-        assert lock.acquire(blocking=False)
