@@ -23,12 +23,13 @@ from .ahead import WORKERS, run_at_once
 from .attention import Block
 from .kernels import KnownMask, TrainingKernels, gpu_attention
 from .layers import get_numbers
-from .levels import EncoderPass, Part
+from .levels import NOTHING, EncoderPass, Part
 from .lora import LoRA
 from .matrix import TokenMatrix
-from .onednn import training_products
+from .onednn import exact_products, float32_products
 from .packing import Batch, can_pack, get_first_position, make_passes, pack
 from .precision import Precision, get_dtype
+from .runtime import Runtime, uses_kernels
 from .shim import EncoderShim
 from .wordpieces import Wordpieces, batch_by_length, concat, get_backend, get_wordpieces
 
@@ -37,7 +38,7 @@ EVEN = 2  # batches for each thread, at least
 # kernels have been launched.
 SLACK = {"cpu": 32, "cuda": 4096}
 # A trained pipeline has those of its config, also if that has changed.
-CONFIGURED = ("precision", "max_batch_items")
+CONFIGURED = ("precision", "runtime", "max_batch_items")
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
 
 
@@ -57,9 +58,11 @@ class SharedTransformer(TransformerModel):
         precision: Precision,
         lora: LoRA | None = None,
         pretrained: bool = True,
+        runtime: Runtime = "auto",
     ) -> None:
         unloaded = HFObjects(None, None, None, dict(tokenizer_config), dict(transformer_config))
         get_dtype(precision, torch.device("cpu"))
+        uses_kernels(runtime, torch.device("cpu"))
         Model.__init__(
             self,
             "transformer",
@@ -78,6 +81,7 @@ class SharedTransformer(TransformerModel):
                 "name": str(name),
                 "get_spans": get_spans,
                 "precision": precision,
+                "runtime": runtime,
                 "pretrained": pretrained,
                 "max_batch_items": 4096,
                 "layers": None,  # of which listeners ask for more than the last
@@ -147,6 +151,7 @@ class SharedTransformer(TransformerModel):
             self._init_transformer_config,
             self.attrs["precision"],
             pretrained=self.attrs["pretrained"],
+            runtime=self.attrs["runtime"],
         )
         copied.attrs["max_batch_items"] = self.attrs["max_batch_items"]
         if self.attrs["has_transformer"]:
@@ -182,6 +187,7 @@ def build_shared_transformer_v1(
     precision: Precision = "float32",
     lora: LoRA | None = None,
     pretrained: bool = True,
+    runtime: Runtime = "auto",
 ) -> Model[list[Doc], TokenMatrix]:
     """Build the shared encoder.
 
@@ -197,11 +203,14 @@ def build_shared_transformer_v1(
         that predictions need no peft.
     pretrained (bool): Whether training begins with the weights of `name`, or with random ones in
         an encoder of the same architecture and with its tokenizer.
-    RAISES (ValueError): M005 for another precision; M001 to M004 and M072 when it is initialized;
-        M067 and M068 when training begins.
+    runtime (str): "eager" computes what Hugging Face computes, by torch's own functions; "cpu" uses
+        faster kernels, chosen by what the CPU can do; "auto" is "cpu" on a CPU, "eager" elsewhere.
+    RAISES (ValueError): M005 for another precision; M018 for another runtime, or one that the
+        device lacks; M001 to M004 and M072 when it is initialized; M067 and M068 when training
+        begins.
     """
     return SharedTransformer(
-        name, get_spans, tokenizer_config, transformer_config, precision, lora, pretrained
+        name, get_spans, tokenizer_config, transformer_config, precision, lora, pretrained, runtime
     )
 
 
@@ -239,8 +248,8 @@ def forward(
 ) -> tuple[TokenMatrix, EncoderPass]:
     """Encode all docs in as many forward passes as lengths ask for, and pool to tokens once."""
     module = model.transformer
-    # What a checkpoint computes again takes random numbers that all threads share.
-    shares = is_train and module.device.type == "cpu" and not module.is_gradient_checkpointing
+    # Torch's own dropout takes random numbers that all threads share.
+    shares = is_train and has_kernels(model) and not module.is_gradient_checkpointing
     n_threads = min(WORKERS, torch.get_num_threads()) if shares else 1
     jobs, join = split(model, docs, n_threads, is_train)
     return join(run_at_once(jobs))
@@ -265,7 +274,7 @@ def split(
     device = model.transformer.device
     dtype = torch.float32 if is_train else get_dtype(model.attrs["precision"], device)
     hidden = torch.empty(len(pieces.ids), width, dtype=dtype, device=device)
-    packs = device.type == "cpu" and can_pack(model.transformer)
+    packs = has_kernels(model) and can_pack(model.transformer)
     budget = model.attrs["max_batch_items"] if packs else 0
     jobs = []
     for batches in share(get_batches(model, pieces, n_threads, packs and is_train), n_threads):
@@ -291,7 +300,13 @@ def join(
         matrix = pool(hidden.requires_grad_(is_train), pieces).float()
     data: Any = torch2xp(matrix.detach())
     lengths = [len(doc) for doc in docs]
-    return TokenMatrix(data, lengths, layers), EncoderPass(matrix, hidden, parts, module)
+    products = float32_products if has_kernels(model) else NOTHING
+    return TokenMatrix(data, lengths, layers), EncoderPass(matrix, hidden, parts, module, products)
+
+
+def has_kernels(model: SharedTransformer) -> bool:
+    """RETURNS (bool): Whether the encoder is computed by the kernels for a CPU."""
+    return uses_kernels(model.attrs["runtime"], model.transformer.device)
 
 
 def encode(
@@ -317,16 +332,19 @@ def encode(
     if seed is None:
         module = shim.for_prediction.get(shim.adapted or module, dtype)
         kernels: Any = copy(shim.for_prediction.kernels)
+        for_cpu = [exact_products(), kernels]
     else:
         module.train()
         is_half, on_gpu = dtype != torch.float32, device.type != "cpu"
         autocast = torch.autocast(device.type, torch.bfloat16, is_half, cache_enabled=on_gpu)
+        contexts += [torch.enable_grad(), autocast]
         kernels = TrainingKernels([*pieces.ids, *model.frame_ids], seed)
-        contexts += [torch.enable_grad(), autocast, training_products()]
-    if device.type != "cpu":
+        # What is computed again for a checkpoint would do without the kernels.
+        for_cpu = [float32_products, *([] if module.is_gradient_checkpointing else [kernels])]
+    if has_kernels(model):
+        contexts += for_cpu
+    elif device.type != "cpu":
         contexts.append(gpu_attention())
-    elif seed is None or not module.is_gradient_checkpointing:
-        contexts.append(kernels)  # what is computed again for a checkpoint would do without
     options = {"output_hidden_states": True} if layers else {}
     part: Part = []
     with ExitStack() as stack:
