@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy
 import pytest
+import spacy
 import torch
 from conftest import TEXTS, build_encoder, encoder_module, encoder_weights, make_examples
 from spacy.language import Language
@@ -48,9 +49,9 @@ def test_eager_calls_torch_itself(make_nlp: Callable[..., Language], runtime: st
 
     encoder_module(nlp).register_forward_pre_hook(watch, with_kwargs=True)
     nlp.update(make_examples(nlp) * 4)
-    list(nlp.pipe([" ".join(TEXTS), TEXTS[0], "x"]))
+    list(nlp.pipe([" ".join(TEXTS * 4), TEXTS[0], "x", TEXTS[1]]))
     assert set(modes) == {runtime == "cpu"}
-    assert (1 in {len(ids) for ids in shapes}) is (runtime == "cpu")  # several lengths in a pass
+    assert (1 in {n for n, _ in shapes}) is (runtime == "cpu")  # several lengths in a pass
 
 
 def test_eager_trains_the_same_weights_again(
@@ -84,7 +85,7 @@ def test_the_runtime_is_kept(make_nlp: Callable[..., Language]) -> None:
     assert nlp.get_pipe("transformer").model.copy().attrs["runtime"] == "eager"
     config = nlp.config.copy()
     del config["components"]["transformer"]["model"]["runtime"]
-    old = Language.from_config(config).from_bytes(nlp.to_bytes())
+    old = spacy.util.load_model_from_config(config).from_bytes(nlp.to_bytes())
     assert old.get_pipe("transformer").model.attrs["runtime"] == "auto"
     nlp.replace_listeners("transformer", "tagger", ["model.tok2vec"])
     assert nlp.config["components"]["tagger"]["model"]["tok2vec"]["runtime"] == "eager"
