@@ -62,9 +62,8 @@ class Errors(metaclass=_WithCodes):
         "its model."
     )
     M019 = (
-        "The encoder has been replaced by a {module} at `shim._model`, {reason}. Predictions need "
-        "a module with `config` and `device`, whose output has `last_hidden_state`; training needs "
-        "parameters too."
+        "The encoder has been replaced by a {module} without parameters, which predicts but can "
+        "be neither trained nor saved. Put the original module back at `shim._model` first."
     )
     M020 = (
         "The balancer names tasks that do not listen to this encoder: {unknown}. Those that do: "

@@ -13,6 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..errors import Errors
 from ..types import Floats2d
 from .ahead import run_at_once
+from .host import isolated
 
 NOTHING: AbstractContextManager = nullcontext()
 LEVELS = ("features", "last_layer", "params")
@@ -46,6 +47,7 @@ class EncoderPass:
         self.matrix, self.hidden, self.parts, self.module = matrix, hidden, parts, module
         self.products = products
 
+    @isolated
     def __call__(self, d_matrix: Floats2d) -> list[Doc]:
         """Add to the gradients of all weights, once for each pass.
 
@@ -70,6 +72,7 @@ class EncoderPass:
                     weight.grad += gradient
         return []
 
+    @isolated
     def pull(self, d_matrix: Floats2d, level: str) -> torch.Tensor:
         """Find what a gradient at the token matrix is at a level, and leave all weights alone.
 
@@ -109,11 +112,13 @@ class EncoderPass:
         return xp2torch(d_matrix, device=self.matrix.device)
 
 
+@isolated
 def add_gradients(states: Any, d_states: Any, products: AbstractContextManager) -> None:
     with products:
         torch.autograd.backward(states, d_states)
 
 
+@isolated
 def get_gradients(
     states: Any, d_states: Any, weights: Any, products: AbstractContextManager, **options: Any
 ) -> Any:

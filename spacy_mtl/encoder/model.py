@@ -15,12 +15,14 @@ from spacy.tokens import Doc, Span
 from spacy_transformers.data_classes import HFObjects
 from spacy_transformers.layers import TransformerModel
 from thinc.api import Model, torch2xp
+from transformers import PreTrainedModel
 
 from ..errors import Errors, Warnings
 from ..pretrained import load_pretrained
 from ..types import Ints1d, Ints2d
 from .ahead import WORKERS, run_at_once
 from .attention import Block
+from .host import isolated
 from .kernels import KnownMask, TrainingKernels, gpu_attention
 from .layers import get_numbers
 from .levels import NOTHING, EncoderPass, Part
@@ -104,6 +106,13 @@ class SharedTransformer(TransformerModel):
         if model.attrs["has_transformer"]:
             set_transformer(shared, shim._hfmodel)
         return shared
+
+    @property
+    def device(self) -> torch.device:
+        """RETURNS (torch.device): Where the encoder is; the CPU if it has no parameters."""
+        module = self.transformer
+        weights = module.parameters() if isinstance(module, torch.nn.Module) else iter(())
+        return next((weight.device for weight in weights), torch.device("cpu"))
 
     @property
     def special_ids(self) -> tuple[list[int], list[int]]:
@@ -214,6 +223,7 @@ def build_shared_transformer_v1(
     )
 
 
+@isolated
 def init(model: SharedTransformer, X: Any = None, Y: Any = None) -> None:
     shim: Any = model.layers[0].shims[0]
     if not model.attrs["has_transformer"]:
@@ -231,7 +241,6 @@ def init(model: SharedTransformer, X: Any = None, Y: Any = None) -> None:
 
 def set_transformer(model: SharedTransformer, loaded: HFObjects) -> None:
     shim: Any = model.layers[0].shims[0]
-    shim._model = loaded.transformer
     shim._hfmodel = HFObjects(
         loaded.tokenizer,
         loaded.transformer,
@@ -249,12 +258,13 @@ def forward(
     """Encode all docs in as many forward passes as lengths ask for, and pool to tokens once."""
     module = model.transformer
     # Torch's own dropout takes random numbers that all threads share.
-    shares = is_train and has_kernels(model) and not module.is_gradient_checkpointing
+    shares = is_train and has_kernels(model) and not is_checkpointing(module)
     n_threads = min(WORKERS, torch.get_num_threads()) if shares else 1
     jobs, join = split(model, docs, n_threads, is_train)
     return join(run_at_once(jobs))
 
 
+@isolated
 def split(
     model: SharedTransformer, docs: Sequence[Doc], n_threads: int, is_train: bool = False
 ) -> tuple[Sequence[Callable[[], Part]], Callable[[list[Part]], tuple[TokenMatrix, EncoderPass]]]:
@@ -271,7 +281,7 @@ def split(
     layers = asked and tuple(sorted({*asked, last}))
     pieces = get_wordpieces(docs, model.attrs["get_spans"](docs), model.tokenizer, model.max_length)
     width = model.get_dim("nO") * max(1, len(layers))
-    device = model.transformer.device
+    device = model.device
     dtype = torch.float32 if is_train else get_dtype(model.attrs["precision"], device)
     hidden = torch.empty(len(pieces.ids), width, dtype=dtype, device=device)
     packs = has_kernels(model) and can_pack(model.transformer)
@@ -285,6 +295,7 @@ def split(
     return jobs, partial(join, model, docs, pieces, layers, is_train, hidden)
 
 
+@isolated
 def join(
     model: SharedTransformer,
     docs: Sequence[Doc],
@@ -304,11 +315,16 @@ def join(
     return TokenMatrix(data, lengths, layers), EncoderPass(matrix, hidden, parts, module, products)
 
 
+def is_checkpointing(module: Any) -> bool:
+    return isinstance(module, PreTrainedModel) and module.is_gradient_checkpointing
+
+
 def has_kernels(model: SharedTransformer) -> bool:
     """RETURNS (bool): Whether the encoder is computed by the kernels for a CPU."""
-    return uses_kernels(model.attrs["runtime"], model.transformer.device)
+    return uses_kernels(model.attrs["runtime"], model.device)
 
 
+@isolated
 def encode(
     model: SharedTransformer,
     pieces: Wordpieces,
@@ -326,7 +342,7 @@ def encode(
     RETURNS (Part): In training for each pass which of the W wordpieces it holds, and their states.
     """
     shim: Any = model.layers[0].shims[0]
-    module, device = model.transformer, model.transformer.device
+    module, device = model.transformer, model.device
     dtype = get_dtype(model.attrs["precision"], device)
     contexts: list[Any] = [torch.inference_mode(seed is None)]
     if seed is None:
@@ -340,7 +356,7 @@ def encode(
         contexts += [torch.enable_grad(), autocast]
         kernels = TrainingKernels([*pieces.ids, *model.frame_ids], seed)
         # What is computed again for a checkpoint would do without the kernels.
-        for_cpu = [float32_products, *([] if module.is_gradient_checkpointing else [kernels])]
+        for_cpu = [float32_products, *([] if is_checkpointing(module) else [kernels])]
     if has_kernels(model):
         contexts += for_cpu
     elif device.type != "cpu":
@@ -381,7 +397,7 @@ def lay_out(
         the encoder with; which parts of it attend to themselves, if there are several batches;
         which of the W wordpieces the pass holds; and where they stand in it.
     """
-    device = model.transformer.device
+    device = model.device
     before, after = model.special_ids
     padding = model.tokenizer.pad_token_id or 0
     here, padded = [], []
@@ -423,7 +439,7 @@ def get_batches(
     """
     n_special = sum(map(len, model.special_ids))
     lengths, limit = pieces.lengths + n_special, model.max_length + n_special
-    budget, device = model.attrs["max_batch_items"], model.transformer.device.type
+    budget, device = model.attrs["max_batch_items"], model.device.type
     if n_threads > 1:
         budget = min(budget, int(lengths.sum()) // (EVEN * n_threads))
     if packs:

@@ -27,6 +27,7 @@ from thinc.api import Model, NumpyOps, Optimizer, get_array_module, set_dropout_
 from ..errors import Errors, Warnings
 from ..products import dot
 from .ahead import WORKERS, run_ahead
+from .host import isolated
 from .hub import Balancer, GradientHub, TaskBatch
 from .layers import get_numbers
 from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
@@ -298,6 +299,7 @@ class SharedEncoder(Transformer):
             self._update_when_complete(sgd)
         return losses
 
+    @isolated
     def flush(self) -> None:
         """Run the encoder's backward for the heads that have spoken since `update`."""
         hub, self._hub = self._hub, None
@@ -326,6 +328,7 @@ class SharedEncoder(Transformer):
         if hub.sgd is not None:
             self._finish_update(hub.sgd)
 
+    @isolated
     def finish_update(self, sgd: Optimizer) -> None:
         """Update the encoder's weights with all gradients that have arrived.
 

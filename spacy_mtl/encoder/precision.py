@@ -58,7 +58,9 @@ class PredictionWeights:
         """RETURNS (torch.nn.Module): The module, or a copy of it in another precision, and with its
         adapters merged.
         """
-        state = dtype, [(p.data_ptr(), p._version) for p in module.parameters()]
+        if not isinstance(module, torch.nn.Module):
+            return module  # a faster encoder of another library
+        state = module, dtype, [(p.data_ptr(), get_version(p)) for p in module.parameters()]
         with self._lock:
             if state != self._state:
                 self._weights = [p.detach() for p in module.parameters()]
@@ -70,6 +72,11 @@ class PredictionWeights:
         """To be called after a fused optimizer, which leaves no trace at the weights."""
         self._state = self._module = self._weights = None
         self.kernels.packed.clear()
+
+
+def get_version(weight: torch.Tensor) -> int:
+    """RETURNS (int): How often a tensor has been changed, which those of inference mode lack."""
+    return -1 if weight.is_inference() else weight._version
 
 
 def cast(module: Any, dtype: torch.dtype) -> Any:

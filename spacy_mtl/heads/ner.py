@@ -15,6 +15,7 @@ from spacy.training import Example, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Config, Model
 
+from ..encoder.host import isolated
 from ..errors import Errors
 from ..types import Bools2d, Floats1d, Floats2d, Ints1d
 from .crf import FORBIDDEN, Chain, crf_loss, span_probabilities, viterbi
@@ -189,6 +190,7 @@ class MultiTaskNER(Head, TrainablePipe):
         self.vocab.strings.add(label)
         return 1
 
+    @isolated
     def initialize(
         self,
         get_examples: Callable[[], Iterable[Example]],
@@ -225,6 +227,7 @@ class MultiTaskNER(Head, TrainablePipe):
     def get_gold_labels(self, doc: Doc) -> set[str]:
         return {ent.label_ for ent in doc.ents}
 
+    @isolated
     def predict(self, docs: Iterable[Doc]) -> list[list[tuple[int, int, str, float]]]:
         """Predict the entities of a batch of docs, without modifying them.
 

@@ -12,6 +12,7 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import Config, Model
 
+from ..encoder.host import isolated
 from ..types import Bools2d, Floats2d
 from .gold import get_tags
 from .head import Head, check_outputs, score_tokens
@@ -37,6 +38,7 @@ scorer = {"@scorers": "spacy.tagger_scorer.v1"}
 class MultiTaskTagger(Head, Tagger):
     """spaCy's tagger with a true mean loss, for any number of other heads beside it."""
 
+    @isolated
     def initialize(
         self,
         get_examples: Callable[[], Iterable[Example]],
@@ -63,6 +65,7 @@ class MultiTaskTagger(Head, Tagger):
         prefix = self.cfg["neg_prefix"]
         return {t.tag_.removeprefix(prefix) for t in doc if t.tag_ and t.tag_ not in self.labels}
 
+    @isolated
     def predict(self, docs: Iterable[Doc]) -> list[Any]:
         """Predict the tags of a batch of docs, without modifying them.
 
@@ -99,8 +102,8 @@ class MultiTaskTagger(Head, Tagger):
 
 @lru_cache(maxsize=8)
 def get_indices(labels: tuple[str, ...], prefix: str) -> tuple[dict[int, int], dict[int, int]]:
-    """RETURNS (Tuple[Dict[int, int], Dict[int, int]]): The index of each tag by its hash, and by the
-    hash of the tag with the prefix.
+    """RETURNS (Tuple[Dict[int, int], Dict[int, int]]): The index of each tag by its hash, and by
+    that of the tag with the prefix.
     """
     index = {get_string_id(label): i for i, label in enumerate(labels)}
     others = {get_string_id(f"{prefix}{label}"): i for i, label in enumerate(labels) if prefix}
