@@ -29,6 +29,7 @@ class EncoderShim(HFShim):
     for_prediction (PredictionWeights): The same weights as predictions read them.
     """
 
+    @isolated
     def __init__(self, hf_model: HFObjects, lora: LoRA | None = None) -> None:
         super().__init__(hf_model)
         self.lora = lora

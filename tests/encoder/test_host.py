@@ -31,7 +31,6 @@ SETTINGS: dict[str, Callable[[], Any]] = {
     "float16": lambda: default_dtype(torch.float16),
     "bfloat16": lambda: default_dtype(torch.bfloat16),
     "float64": lambda: default_dtype(torch.float64),
-    "meta device": lambda: torch.device("meta"),
     "numpy raises": lambda: numpy.errstate(all="raise"),
 }
 
