@@ -57,6 +57,14 @@ class Errors(metaclass=_WithCodes):
     )
     M013 = "spacy-mtl.ConcatTok2Vec.v1 needs at least one model in `layers`."
     M014 = "The window of spacy-mtl.sentence_spans.v1 is {window!r} tokens. Give a number >= 1."
+    M018 = (
+        "An encoder on {device} has no runtime {runtime!r}. Give one of {known} as `runtime` of "
+        "its model."
+    )
+    M019 = (
+        "The encoder has been replaced by a {module} without parameters, which predicts but can "
+        "be neither trained nor saved. Put the original module back at `shim._model` first."
+    )
     M020 = (
         "The balancer names tasks that do not listen to this encoder: {unknown}. Those that do: "
         "{tasks}. Check their names and the `upstream` of their listeners, or take them out of the "
@@ -411,6 +419,10 @@ class Warnings(metaclass=_WithCodes):
         "The score of each of {tasks} is '{key}', of which spaCy keeps the last one's: none of "
         "them is followed. Give each a scorer that names it, and tell spacy-mtl.TaskCheckpoints.v1 "
         "the names as `scores`."
+    )
+    W010 = (
+        "The checkpoint was made on another machine: {differences}. The weights will differ by "
+        "rounding from those of an uninterrupted run. Resume where it began to get the same."
     )
     W100 = (
         "{path}, line {line}: bytes that are not UTF-8 become U+FFFD, here and further on. Convert "

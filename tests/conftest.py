@@ -1,7 +1,8 @@
 """Tiny encoders of several families, made on the spot, and a few labelled texts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from spacy_mtl.encoder import attention, kernels, onednn
 from spacy_mtl.encoder import model as encoder_model
+from spacy_mtl.encoder.cpu import KernelChoice, get_cpu, use_choice
 from spacy_mtl.encoder.levels import EncoderPass
 
 settings.register_profile("busy", deadline=None)  # machines that test have other things to do
@@ -318,37 +320,47 @@ def normal(*shape: int, seed: int = 0) -> Any:
 
 def one_dnn_rounds() -> bool:
     """Whether this CPU computes bfloat16 where oneDNN may, or torch does not know the setting."""
-    x = normal(64, 64)
-    try:
-        with onednn.one_dnn:
-            return bool((x @ x - (x.double() @ x.double())).abs().max() > 1e-3)
-    except AttributeError:
+    if not get_cpu().has_precision:
         return True
+    x, settings = normal(64, 64), onednn.get_settings()
+    before, settings.fp32_precision = settings.fp32_precision, "bf16"
+    try:
+        return bool((x @ x - (x.double() @ x.double())).abs().max() > 1e-3)
+    finally:
+        settings.fp32_precision = before
 
 
 def can_pack() -> bool:
     """Whether this build of torch has packed linear layers."""
     with torch.inference_mode():
         try:
-            x, weight, bias = onednn.example(torch.float32)
-            onednn.linear_packed(x, onednn.pack(weight, len(x)), bias)
+            x, weight = normal(8, 16), normal(4, 16)
+            onednn.linear_packed(x, onednn.pack(weight, len(x)), None)
         except (AttributeError, RuntimeError):
             return False
     return True
 
 
 @pytest.fixture
-def forced(monkeypatch: pytest.MonkeyPatch) -> None:
+def choose_kernels() -> Iterator[Callable[..., None]]:
+    """A function that chooses kernels: those that are named, and no others."""
+
+    def choose(*names: str) -> None:
+        use_choice(KernelChoice(**{f.name: f.name in names for f in fields(KernelChoice)}))
+
+    yield choose
+    use_choice(None)
+
+
+@pytest.fixture
+def forced(choose_kernels: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """All kernels are used, whether or not they are the faster ones here. What this machine or
     build of torch lacks is replaced by torch's plain functions, so that the rest is tested.
     """
-    monkeypatch.setattr(kernels, "packing_pays", lambda dtype: dtype == torch.float32)
-    monkeypatch.setattr(attention, "tiles_pay", lambda: False)
-    is_rough = one_dnn_rounds()
-    for module in (attention, onednn):
-        monkeypatch.setattr(module, "one_dnn_pays", lambda: True)
-        if is_rough:
-            monkeypatch.setattr(module, "one_dnn", nullcontext())
+    choose_kernels("packed_float32", "onednn_products")
+    if one_dnn_rounds():
+        for module in (attention, encoder_model):
+            monkeypatch.setattr(module, "float32_products", nullcontext())
     if not can_pack():
         monkeypatch.setattr(kernels, "pack", lambda weight, n_rows: weight.detach().clone())
         monkeypatch.setattr(kernels, "linear_packed", linear_unpacked)

@@ -132,6 +132,13 @@ def test_version() -> None:
 # Which imports which
 
 
+def test_who_reads_a_clock() -> None:
+    """What tells how long something took, and nothing that computes numbers."""
+    clocks = {"time", "timeit", "datetime"}
+    readers = {m for m in MODULES if {n.partition(".")[0] for n in get_imports(m)} & clocks}
+    assert readers == {"spacy_mtl.cli.bench", "spacy_mtl.training.logger"}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_a_stage_imports_only_earlier_ones(module: str) -> None:
     stage = get_stage(module)

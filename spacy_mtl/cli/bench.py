@@ -17,7 +17,7 @@ from spacy.cli._util import import_code, setup_gpu, walk_directory
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
-from thinc.api import CupyOps, get_current_ops
+from thinc.api import CupyOps, Model, get_current_ops
 from typer import Argument, Option
 from wasabi import msg
 
@@ -40,7 +40,8 @@ class ComponentSpeed:
 class BenchResult:
     """Words per second of the whole pipeline (median, least and most of the passes), each
     component's, the process's peak of memory in 10^6 bytes (of a GPU, torch's part; `None` where it
-    is not known), and what was measured.
+    is not known), and what was measured: `runtimes` has for each encoder "eager" or "cpu", and then
+    the kernels that this CPU uses.
     """
 
     words_per_second: float
@@ -54,6 +55,7 @@ class BenchResult:
     batch_size: int
     repeats: int
     threads: int
+    runtimes: dict[str, list[str]]
     versions: dict[str, str]
 
 
@@ -170,6 +172,7 @@ def bench(
         batch_size=batch_size,
         repeats=repeats,
         threads=torch.get_num_threads(),
+        runtimes=get_runtimes(nlp),
         versions={name: version(name) for name in ("spacy", "spacy-mtl", "torch")},
     )
 
@@ -233,6 +236,24 @@ def get_padding(nlp: Language, name: str, docs: Iterable[Doc], batch_size: int) 
     return (total - text) / max(total, 1)
 
 
+def get_runtimes(nlp: Language) -> dict[str, list[str]]:
+    """RETURNS (Dict[str, List[str]]): For each component with an encoder of its own its runtime,
+    and the kernels for a CPU that it uses.
+    """
+    from ..encoder.cpu import get_choice
+    from ..encoder.model import SharedTransformer, has_kernels
+
+    used = ["cpu", *(name for name, is_used in asdict(get_choice()).items() if is_used)]
+    models = {name: getattr(pipe, "model", None) for name, pipe in nlp.pipeline}
+    return {
+        name: used if has_kernels(node) else ["eager"]
+        for name, model in models.items()
+        if isinstance(model, Model)
+        for node in model.walk()
+        if isinstance(node, SharedTransformer)
+    }
+
+
 def is_on_gpu() -> bool:
     return isinstance(get_current_ops(), CupyOps)
 
@@ -273,5 +294,6 @@ def print_result(result: BenchResult) -> None:
             "Data": f"{result.docs:,} docs, {result.words:,} words, batch_size {result.batch_size}",
             "Versions": ", ".join(f"{name} {number}" for name, number in result.versions.items()),
             "Threads": str(result.threads),
+            **{f"Runtime of {name}": ", ".join(used) for name, used in result.runtimes.items()},
         }
     )

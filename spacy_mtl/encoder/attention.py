@@ -10,8 +10,9 @@ import numpy
 import torch
 from torch.nn import functional
 
+from .cpu import get_choice
 from .dropout import draw_kept, keep
-from .onednn import is_better, one_dnn, one_dnn_pays, probe
+from .onednn import float32_products
 
 CACHED = 2**19  # attention scores that are computed together
 FORBIDDEN = -1e30  # of attention, so low that exp is 0
@@ -52,9 +53,9 @@ def attention(
     learns = torch.is_grad_enabled() or dropout_p > 0
     is_bfloat16 = query.dtype == torch.bfloat16
     if learns:
-        fused = not (dropout_p > 0 or is_bfloat16 or one_dnn_pays())
+        fused = not (dropout_p > 0 or is_bfloat16 or get_choice().onednn_products)
     else:
-        fused = fused_pays(query.dtype, query.shape[-2])
+        fused = is_fused(query.dtype, query.shape[-2])
     n_axes = 3 if learns else 2
     plain = query.ndim == 4 and all(
         x.shape[:n_axes] == query.shape[:n_axes] and x.dtype == query.dtype for x in (key, value)
@@ -75,7 +76,7 @@ def attention(
         q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
         found = attend(q, k, v, [Block(n, length, attn_mask)], dropout_p, generator)
         return found.unflatten(0, (n, length)).transpose(1, 2)
-    with nullcontext() if is_bfloat16 else one_dnn:
+    with nullcontext() if is_bfloat16 else float32_products:
         return attention_in_parts(query, key, value, attn_mask)
 
 
@@ -96,25 +97,12 @@ def attention_of_blocks(query: Any, key: Any, value: Any, blocks: Sequence[Block
     return result
 
 
-def fused_pays(dtype: torch.dtype, length: int) -> bool:
-    """RETURNS (bool): Whether torch's own attention is the faster one in predictions."""
-    if dtype == torch.bfloat16 and tiles_pay():
+def is_fused(dtype: torch.dtype, length: int) -> bool:
+    """RETURNS (bool): Whether predictions use torch's own attention."""
+    choice = get_choice()
+    if dtype == torch.bfloat16 and choice.tiled_attention:
         return length % TILE == 0 or length > LONG
-    return length < SHORT or (dtype != torch.bfloat16 and not one_dnn_pays())
-
-
-@probe
-def tiles_pay() -> bool:
-    """RETURNS (bool): Whether torch's attention at bfloat16 is the faster one for whole tiles, as
-    on a CPU with AMX.
-    """
-    with torch.inference_mode():
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(4, 128, 12, 32, generator=generator).bfloat16().transpose(1, 2)
-        return is_better(
-            lambda: functional.scaled_dot_product_attention(x, x, x),
-            lambda: attention_in_parts(x, x, x, None),
-        )
+    return length < SHORT or (dtype != torch.bfloat16 and not choice.onednn_products)
 
 
 def attention_in_parts(query: Any, key: Any, value: Any, mask: Any) -> Any:

@@ -22,6 +22,7 @@ name = "minilm"
 tokenizer_config = {"use_fast": true}
 transformer_config = {}
 precision = "float32"
+runtime = "auto"
 lora = null
 pretrained = true
 

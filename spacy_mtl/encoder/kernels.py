@@ -11,8 +11,9 @@ from torch.overrides import TorchFunctionMode
 from transformers.activations import GELUActivation
 
 from .attention import Block, attend, attention, attention_of_blocks
+from .cpu import get_choice
 from .dropout import dropout
-from .onednn import linear_packed, pack, packing_pays
+from .onednn import linear_packed, pack
 
 
 class Kernels(TorchFunctionMode):
@@ -66,7 +67,7 @@ class PredictionKernels(Kernels):
 
     def linear(self, x: Any, weight: Any, bias: Any = None) -> Any:
         fits = is_kept(weight) and x.dtype == weight.dtype and x.numel()
-        if not (fits and packing_pays(x.dtype)):
+        if not (fits and get_choice().packs(x.dtype)):
             return functional.linear(x, weight, bias)
         packed = self.packed.get(id(weight))
         if packed is None:

@@ -1,6 +1,7 @@
 """The backward of a forward pass, as a whole or down to a part of the encoder."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..errors import Errors
 from ..types import Floats2d
 from .ahead import run_at_once
-from .onednn import training_products
+from .host import isolated
 
+NOTHING: AbstractContextManager = nullcontext()
 LEVELS = ("features", "last_layer", "params")
 # Memory for gradients of vocabularies, by their weights, or None while one is in use: fresh pages
 # take longer than what is computed.
@@ -28,6 +30,7 @@ class EncoderPass:
     hidden (torch.Tensor): What it was made of, the states of W wordpieces, W x H or W x K * H.
     parts (Sequence[Part]): How the encoder has made these, one part for each thread.
     module (torch.nn.Module): The encoder.
+    products (ContextManager): Entered wherever gradients are computed.
 
     What docs hold of a pass leads here, so no docs are kept: they would be freed only by Python's
     garbage collector, and all of this with them.
@@ -39,9 +42,12 @@ class EncoderPass:
         hidden: torch.Tensor,
         parts: Sequence[Part],
         module: torch.nn.Module,
+        products: AbstractContextManager = NOTHING,
     ) -> None:
         self.matrix, self.hidden, self.parts, self.module = matrix, hidden, parts, module
+        self.products = products
 
+    @isolated
     def __call__(self, d_matrix: Floats2d) -> list[Doc]:
         """Add to the gradients of all weights, once for each pass.
 
@@ -51,9 +57,9 @@ class EncoderPass:
             return []  # all weights are frozen
         weights = [p for p in self.module.parameters() if p.requires_grad]
         first, *others = self._split(self._to_torch(d_matrix))
-        jobs: list[Any] = [partial(add_gradients, *first)]
+        jobs: list[Any] = [partial(add_gradients, *first, self.products)]
         # Were all added as they come, the sums would differ from run to run.
-        jobs += [partial(get_gradients, *part, weights) for part in others]
+        jobs += [partial(get_gradients, *part, weights, self.products) for part in others]
         _, *found = run_at_once(jobs)
         for weight in weights:
             if weight.grad is not None and weight.grad.is_sparse:
@@ -66,6 +72,7 @@ class EncoderPass:
                     weight.grad += gradient
         return []
 
+    @isolated
     def pull(self, d_matrix: Floats2d, level: str) -> torch.Tensor:
         """Find what a gradient at the token matrix is at a level, and leave all weights alone.
 
@@ -79,7 +86,13 @@ class EncoderPass:
         if level == "features":
             return gradient.flatten()
         weights = get_weights(self.module, level)
-        pull = partial(get_gradients, weights=weights, retain_graph=True, materialize_grads=True)
+        pull = partial(
+            get_gradients,
+            weights=weights,
+            products=self.products,
+            retain_graph=True,
+            materialize_grads=True,
+        )
         found = run_at_once([partial(pull, *part) for part in self._split(gradient)])
         rows = [torch.cat([g.to_dense().flatten() for g in part]) for part in found]
         return torch.stack(rows).sum(0) if len(rows) > 1 else rows[0]
@@ -99,14 +112,18 @@ class EncoderPass:
         return xp2torch(d_matrix, device=self.matrix.device)
 
 
-def add_gradients(states: Any, d_states: Any) -> None:
-    with training_products():
+@isolated
+def add_gradients(states: Any, d_states: Any, products: AbstractContextManager) -> None:
+    with products:
         torch.autograd.backward(states, d_states)
 
 
-def get_gradients(states: Any, d_states: Any, weights: Any, **options: Any) -> Any:
+@isolated
+def get_gradients(
+    states: Any, d_states: Any, weights: Any, products: AbstractContextManager, **options: Any
+) -> Any:
     """RETURNS (Tuple[Optional[torch.Tensor]]): The gradient of each weight."""
-    with training_products():
+    with products:
         # Some have none, such as a pooler's.
         return torch.autograd.grad(states, weights, d_states, allow_unused=True, **options)
 

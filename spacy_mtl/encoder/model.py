@@ -16,6 +16,7 @@ from spacy.tokens import Doc, Span
 from spacy_transformers.data_classes import HFObjects
 from spacy_transformers.layers import TransformerModel
 from thinc.api import Model, torch2xp
+from transformers import PreTrainedModel
 
 from ..concurrency import WeightsLock, limit_threads
 from ..errors import Errors, Warnings
@@ -23,14 +24,16 @@ from ..pretrained import load_pretrained
 from ..types import Ints1d, Ints2d
 from .ahead import WORKERS, run_at_once
 from .attention import Block
+from .host import isolated
 from .kernels import KnownMask, TrainingKernels, gpu_attention
 from .layers import get_numbers
-from .levels import EncoderPass, Part
+from .levels import NOTHING, EncoderPass, Part
 from .lora import LoRA
 from .matrix import TokenMatrix
-from .onednn import training_products
+from .onednn import exact_products, float32_products
 from .packing import Batch, can_pack, get_first_position, make_passes, pack
 from .precision import Precision, get_dtype
+from .runtime import Runtime, uses_kernels
 from .shim import EncoderShim
 from .wordpieces import Wordpieces, batch_by_length, concat, get_backend, get_wordpieces
 
@@ -39,7 +42,7 @@ EVEN = 2  # batches for each thread, at least
 # kernels have been launched.
 SLACK = {"cpu": 32, "cuda": 4096}
 # A trained pipeline has those of its config, also if that has changed.
-CONFIGURED = ("precision", "max_batch_items")
+CONFIGURED = ("precision", "runtime", "max_batch_items")
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
 
 
@@ -59,9 +62,11 @@ class SharedTransformer(TransformerModel):
         precision: Precision,
         lora: LoRA | None = None,
         pretrained: bool = True,
+        runtime: Runtime = "auto",
     ) -> None:
         unloaded = HFObjects(None, None, None, dict(tokenizer_config), dict(transformer_config))
         get_dtype(precision, torch.device("cpu"))
+        uses_kernels(runtime, torch.device("cpu"))
         Model.__init__(
             self,
             "transformer",
@@ -80,6 +85,7 @@ class SharedTransformer(TransformerModel):
                 "name": str(name),
                 "get_spans": get_spans,
                 "precision": precision,
+                "runtime": runtime,
                 "pretrained": pretrained,
                 "max_batch_items": 4096,
                 "layers": None,  # of which listeners ask for more than the last
@@ -108,6 +114,13 @@ class SharedTransformer(TransformerModel):
         """RETURNS (WeightsLock): Held by predictions that read the weights, and by updates."""
         shim: Any = self.layers[0].shims[0]
         return shim.lock
+
+    @property
+    def device(self) -> torch.device:
+        """RETURNS (torch.device): Where the encoder is; the CPU if it has no parameters."""
+        module = self.transformer
+        weights = module.parameters() if isinstance(module, torch.nn.Module) else iter(())
+        return next((weight.device for weight in weights), torch.device("cpu"))
 
     @property
     def special_ids(self) -> tuple[list[int], list[int]]:
@@ -155,6 +168,7 @@ class SharedTransformer(TransformerModel):
             self._init_transformer_config,
             self.attrs["precision"],
             pretrained=self.attrs["pretrained"],
+            runtime=self.attrs["runtime"],
         )
         copied.attrs["max_batch_items"] = self.attrs["max_batch_items"]
         if self.attrs["has_transformer"]:
@@ -190,6 +204,7 @@ def build_shared_transformer_v1(
     precision: Precision = "float32",
     lora: LoRA | None = None,
     pretrained: bool = True,
+    runtime: Runtime = "auto",
 ) -> Model[list[Doc], TokenMatrix]:
     """Build the shared encoder.
 
@@ -205,14 +220,18 @@ def build_shared_transformer_v1(
         that predictions need no peft.
     pretrained (bool): Whether training begins with the weights of `name`, or with random ones in
         an encoder of the same architecture and with its tokenizer.
-    RAISES (ValueError): M005 for another precision; M001 to M004 and M072 when it is initialized;
-        M067 and M068 when training begins.
+    runtime (str): "eager" computes what Hugging Face computes, by torch's own functions; "cpu" uses
+        faster kernels, chosen by what the CPU can do; "auto" is "cpu" on a CPU, "eager" elsewhere.
+    RAISES (ValueError): M005 for another precision; M018 for another runtime, or one that the
+        device lacks; M001 to M004 and M072 when it is initialized; M067 and M068 when training
+        begins.
     """
     return SharedTransformer(
-        name, get_spans, tokenizer_config, transformer_config, precision, lora, pretrained
+        name, get_spans, tokenizer_config, transformer_config, precision, lora, pretrained, runtime
     )
 
 
+@isolated
 def init(model: SharedTransformer, X: Any = None, Y: Any = None) -> None:
     shim: Any = model.layers[0].shims[0]
     if not model.attrs["has_transformer"]:
@@ -230,7 +249,6 @@ def init(model: SharedTransformer, X: Any = None, Y: Any = None) -> None:
 
 def set_transformer(model: SharedTransformer, loaded: HFObjects) -> None:
     shim: Any = model.layers[0].shims[0]
-    shim._model = loaded.transformer
     shim._hfmodel = HFObjects(
         loaded.tokenizer,
         loaded.transformer,
@@ -247,13 +265,14 @@ def forward(
 ) -> tuple[TokenMatrix, EncoderPass]:
     """Encode all docs in as many forward passes as lengths ask for, and pool to tokens once."""
     module = model.transformer
-    # What a checkpoint computes again takes random numbers that all threads share.
-    shares = is_train and module.device.type == "cpu" and not module.is_gradient_checkpointing
+    # Torch's own dropout takes random numbers that all threads share.
+    shares = is_train and has_kernels(model) and not is_checkpointing(module)
     n_threads = min(WORKERS, torch.get_num_threads()) if shares else 1
     jobs, join = split(model, docs, n_threads, is_train)
     return join(run_at_once(jobs))
 
 
+@isolated
 def split(
     model: SharedTransformer, docs: Sequence[Doc], n_threads: int, is_train: bool = False
 ) -> tuple[Sequence[Callable[[], Part]], Callable[[list[Part]], tuple[TokenMatrix, EncoderPass]]]:
@@ -272,10 +291,10 @@ def split(
     layers = asked and tuple(sorted({*asked, last}))
     pieces = get_wordpieces(docs, model.attrs["get_spans"](docs), model.tokenizer, model.max_length)
     width = model.get_dim("nO") * max(1, len(layers))
-    device = model.transformer.device
+    device = model.device
     dtype = torch.float32 if is_train else get_dtype(model.attrs["precision"], device)
     hidden = torch.empty(len(pieces.ids), width, dtype=dtype, device=device)
-    packs = device.type == "cpu" and can_pack(model.transformer)
+    packs = has_kernels(model) and can_pack(model.transformer)
     budget = model.attrs["max_batch_items"] if packs else 0
     jobs = []
     for batches in share(get_batches(model, pieces, n_threads, packs and is_train), n_threads):
@@ -293,6 +312,7 @@ def run_reading(lock: WeightsLock, job: Callable[[], Part]) -> Part:
         return job()
 
 
+@isolated
 def join(
     model: SharedTransformer,
     version: int,
@@ -313,9 +333,20 @@ def join(
     data: Any = torch2xp(matrix.detach())
     lengths = [len(doc) for doc in docs]
     rows = TokenMatrix(data, lengths, layers, ref(model), version)
-    return rows, EncoderPass(matrix, hidden, parts, module)
+    products = float32_products if has_kernels(model) else NOTHING
+    return rows, EncoderPass(matrix, hidden, parts, module, products)
 
 
+def is_checkpointing(module: Any) -> bool:
+    return isinstance(module, PreTrainedModel) and module.is_gradient_checkpointing
+
+
+def has_kernels(model: SharedTransformer) -> bool:
+    """RETURNS (bool): Whether the encoder is computed by the kernels for a CPU."""
+    return uses_kernels(model.attrs["runtime"], model.device)
+
+
+@isolated
 def encode(
     model: SharedTransformer,
     pieces: Wordpieces,
@@ -333,22 +364,25 @@ def encode(
     RETURNS (Part): In training for each pass which of the W wordpieces it holds, and their states.
     """
     shim: Any = model.layers[0].shims[0]
-    module, device = model.transformer, model.transformer.device
+    module, device = model.transformer, model.device
     dtype = get_dtype(model.attrs["precision"], device)
     contexts: list[Any] = [torch.inference_mode(seed is None)]
     if seed is None:
         module = shim.for_prediction.get(shim.adapted or module, dtype)
         kernels: Any = copy(shim.for_prediction.kernels)
+        for_cpu = [exact_products(), kernels]
     else:
         module.train()
         is_half, on_gpu = dtype != torch.float32, device.type != "cpu"
         autocast = torch.autocast(device.type, torch.bfloat16, is_half, cache_enabled=on_gpu)
+        contexts += [torch.enable_grad(), autocast]
         kernels = TrainingKernels([*pieces.ids, *model.frame_ids], seed)
-        contexts += [torch.enable_grad(), autocast, training_products()]
-    if device.type != "cpu":
+        # What is computed again for a checkpoint would do without the kernels.
+        for_cpu = [float32_products, *([] if is_checkpointing(module) else [kernels])]
+    if has_kernels(model):
+        contexts += for_cpu
+    elif device.type != "cpu":
         contexts.append(gpu_attention())
-    elif seed is None or not module.is_gradient_checkpointing:
-        contexts.append(kernels)  # what is computed again for a checkpoint would do without
     options = {"output_hidden_states": True} if layers else {}
     part: Part = []
     with ExitStack() as stack:
@@ -385,7 +419,7 @@ def lay_out(
         the encoder with; which parts of it attend to themselves, if there are several batches;
         which of the W wordpieces the pass holds; and where they stand in it.
     """
-    device = model.transformer.device
+    device = model.device
     before, after = model.special_ids
     padding = model.tokenizer.pad_token_id or 0
     here, padded = [], []
@@ -427,7 +461,7 @@ def get_batches(
     """
     n_special = sum(map(len, model.special_ids))
     lengths, limit = pieces.lengths + n_special, model.max_length + n_special
-    budget, device = model.attrs["max_batch_items"], model.transformer.device.type
+    budget, device = model.attrs["max_batch_items"], model.device.type
     if n_threads > 1:
         budget = min(budget, int(lengths.sum()) // (EVEN * n_threads))
     if packs:

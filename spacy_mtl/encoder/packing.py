@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy
 import torch
+from transformers import PreTrainedModel
 
 from ..types import Ints1d, Ints2d
 from .attention import FORBIDDEN, Block
@@ -23,7 +24,8 @@ def can_pack(module: Any) -> bool:
     """RETURNS (bool): Whether an encoder reads sequences for themselves, if its attention does."""
     config = module.config
     return (
-        config.model_type in FAMILIES
+        isinstance(module, PreTrainedModel)
+        and config.model_type in FAMILIES
         and config._attn_implementation == "sdpa"
         and config.position_embedding_type == "absolute"
         and not (config.output_attentions or config.is_decoder or module.is_gradient_checkpointing)

@@ -25,6 +25,7 @@ from ..concurrency import WeightsLock
 from ..errors import Errors, Warnings
 from ..products import dot
 from .ahead import WORKERS, run_ahead
+from .host import isolated
 from .hub import Balancer, GradientHub, OpenPass, TaskBatch
 from .layers import get_numbers
 from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
@@ -288,6 +289,7 @@ class SharedEncoder(Transformer):
             self._update_when_complete(hub, sgd)
         return losses
 
+    @isolated
     def flush(self) -> None:
         """Close this thread's training pass: run the encoder's backward for the heads that have
         spoken since `update`.
@@ -324,6 +326,7 @@ class SharedEncoder(Transformer):
         if self._open.hub is not None and self._open.hub.sgd is not None:
             self.flush()
 
+    @isolated
     def finish_update(self, sgd: Optimizer) -> None:
         """Update the encoder's weights with all gradients that have arrived.
 

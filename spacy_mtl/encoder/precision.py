@@ -60,7 +60,9 @@ class PredictionWeights:
         """RETURNS (torch.nn.Module): A copy of the module for predictions, in a precision and with
         its adapters merged. The module itself may be training in another thread.
         """
-        state = dtype, [(p.data_ptr(), p._version) for p in module.parameters()]
+        if not has_weights(module):
+            return module  # a faster encoder of another library, which cannot be trained or copied
+        state = module, dtype, [(p.data_ptr(), get_version(p)) for p in module.parameters()]
         with self._lock:
             if state != self._state:
                 self._weights = [p.detach() for p in module.parameters()]
@@ -72,6 +74,16 @@ class PredictionWeights:
         """To be called after a fused optimizer, which leaves no trace at the weights."""
         self._state = self._module = self._weights = None
         self.kernels.packed.clear()
+
+
+def has_weights(module: Any) -> bool:
+    """RETURNS (bool): Whether an encoder is a torch module with parameters."""
+    return isinstance(module, torch.nn.Module) and any(True for _ in module.parameters())
+
+
+def get_version(weight: torch.Tensor) -> int:
+    """RETURNS (int): How often a tensor has been changed, which those of inference mode lack."""
+    return -1 if weight.is_inference() else weight._version
 
 
 def cast(module: Any, dtype: torch.dtype) -> Any:

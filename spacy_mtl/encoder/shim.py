@@ -16,9 +16,11 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoModel
 
 from ..concurrency import WeightsLock
+from ..errors import Errors
+from .host import isolated
 from .levels import keep_memory
 from .lora import LoRA, check_frozen, merge
-from .precision import PredictionWeights
+from .precision import PredictionWeights, has_weights
 
 
 class EncoderShim(HFShim):
@@ -31,6 +33,7 @@ class EncoderShim(HFShim):
     process (int): Where it was made: another process in workers of the pipeline.
     """
 
+    @isolated
     def __init__(self, hf_model: HFObjects, lora: LoRA | None = None) -> None:
         super().__init__(hf_model)
         self.lora = lora
@@ -39,15 +42,38 @@ class EncoderShim(HFShim):
         self.lock = WeightsLock()
         self.process = os.getpid()
 
+    @property
+    def _model(self) -> Any:
+        # The one place of the encoder: what others put here or at `_hfmodel.transformer` is used.
+        return self._hfmodel.transformer
+
+    @_model.setter
+    def _model(self, module: Any) -> None:
+        if module is not self._hfmodel.transformer:
+            self._hfmodel.transformer = module
+            self.adapted = None
+
+    def check_trainable(self) -> None:
+        """RAISES (ValueError): M019 if the encoder has been replaced by a module that has no
+        parameters, which can be neither trained nor saved.
+        """
+        if not has_weights(self._model):
+            raise ValueError(Errors.M019.format(module=type(self._model).__name__))
+
+    @isolated
     def add_adapters(self) -> None:
         """Make ready for training. What is saved and copied has no adapters: they are merged.
 
         RAISES (ValueError): M067 or M068 if they cannot be added.
         """
+        self.check_trainable()
         if self.lora and self.adapted is None:
             self.adapted = self.lora.add_to(self._model)
 
+    @isolated
     def to_bytes(self) -> bytes:
+        if self._model is not None:
+            self.check_trainable()
         with self.lock.reading():
             return HFShim(self.merged).to_bytes()
 
@@ -61,6 +87,7 @@ class EncoderShim(HFShim):
     def from_bytes(self, bytes_data: bytes) -> "EncoderShim":
         return self.from_dict(srsly.msgpack_loads(bytes_data))
 
+    @isolated
     def from_dict(self, msg: dict[str, Any]) -> "EncoderShim":
         """Load what `to_bytes` has packed.
 
@@ -84,6 +111,7 @@ class EncoderShim(HFShim):
             self._model = self._hfmodel.transformer
         return self
 
+    @isolated
     def finish_update(self, optimizer: Any) -> None:
         """Update the weights that have a gradient, and drop the gradients.
 

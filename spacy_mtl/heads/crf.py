@@ -8,7 +8,7 @@ Fields", section 3, and Rabiner (1989), "A Tutorial on Hidden Markov Models", se
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -153,19 +153,34 @@ def group_tags(transitions: Floats2d) -> list[TagGroups]:
     """RETURNS (List[TagGroups]): All tags, groups of the same size together. Most moves of a scheme
     for entities are forbidden, and these cost nothing.
     """
-    followers: dict[tuple[int, ...], list[int]] = {}  # by those that they may follow
-    for tag, column in enumerate(transitions.T):
-        allowed = numpy.flatnonzero(column > FORBIDDEN / 2)
-        before = allowed if len(allowed) else numpy.arange(len(column))
-        followers.setdefault(tuple(before.tolist()), []).append(tag)
+    allowed = numpy.packbits(transitions > FORBIDDEN / 2)
+    return [
+        TagGroups(before, behind, transitions[before, behind][..., None])
+        for before, behind in find_groups(allowed.tobytes(), len(transitions))
+    ]
+
+
+@lru_cache(maxsize=8)
+def find_groups(allowed: bytes, n: int) -> list[tuple[Any, Ints2d]]:
+    """Find the groups of `group_tags`, which depend only on what a scheme allows.
+
+    allowed (bytes): A bit for each move, C x C.
+    n (int): The number of tags, C.
+    RETURNS (List[Tuple[Ints3d, Ints2d]]): `before` and `behind` of each group.
+    """
+    bits = numpy.unpackbits(numpy.frombuffer(allowed, dtype="uint8"), count=n * n)
+    followers: dict[bytes, list[int]] = {}  # by the tags that they may follow
+    for tag, column in enumerate(numpy.ascontiguousarray(bits.reshape(n, n).T)):
+        followers.setdefault(column.tobytes(), []).append(tag)
     alike: dict[tuple[int, int], list[Any]] = {}  # by their sizes
-    for before_all, tags in followers.items():
-        alike.setdefault((len(before_all), len(tags)), []).append((before_all, tags))
+    for column, tags in followers.items():
+        found = numpy.flatnonzero(numpy.frombuffer(column, dtype="uint8"))
+        before = found if len(found) else numpy.arange(n)
+        alike.setdefault((len(before), len(tags)), []).append((before, tags))
     groups = []
     for pairs in alike.values():
-        before, behind = (numpy.array(tags) for tags in zip(*pairs, strict=True))
-        found = transitions[before.T[:, :, None], behind]
-        groups.append(TagGroups(before.T[:, :, None], behind, found[..., None]))
+        before_all, behind = (numpy.array(tags) for tags in zip(*pairs, strict=True))
+        groups.append((before_all.T[:, :, None], behind))
     return groups
 
 
@@ -249,20 +264,21 @@ def sum_paths(scores: Floats2d, chain: Chain, lengths: Sequence[int]) -> Lattice
     top = likely.max(axis=1, keepdims=True)
     likely -= top
     numpy.exp(likely, out=likely)
-    moves = numpy.exp(numpy.asarray(chain.transitions, dtype="float64"))
+    moves = numpy.empty((2, *chain.transitions.shape))
+    moves[0] = chain.transitions
     order, bounds = get_steps(lengths)
     first, last = get_ends(lengths)
     sizes = last - first + 1
     # Backward is forward from the other end of each doc.
     back = numpy.repeat(first + last, sizes)[order] - order
     recur = partial(pass_on, steps=get_moves(bounds), first=slice(*bounds[:2]))
-    laid, both = likely[numpy.stack([order, back], axis=1)], numpy.stack([moves, moves.T])
-    known, scales, arrived = on_one_core(recur, laid, both)
+    laid = likely[numpy.stack([order, back], axis=1)]
+    known, scales, arrived = on_one_core(recur, laid, moves)
     scale = put_back(scales[:, 0], order)
     totals = numpy.add.reduceat((numpy.log(scale) + top)[:, 0], first) if len(sizes) else top[:, 0]
     return Lattice(
         likely=likely,
-        moves=moves,
+        moves=moves[0],
         forward=put_back(known[:, 0], order),
         scale=scale[:, 0],
         backward=put_back(arrived[:, 1], back),
@@ -275,12 +291,14 @@ def pass_on(likely: Any, moves: Any, steps: list[tuple[slice, slice]], first: sl
 
     likely (torch.Tensor): As of a Lattice, by steps, from the first tokens and from the last: N x
         2 x C. It becomes what is known of each tag from all tokens up to its own.
-    moves (torch.Tensor): Likewise, from each tag to those behind it and to those before: 2 x C x C.
+    moves (torch.Tensor): The scores of the transitions, and room for as many: 2 x C x C. It becomes
+        exp of them, from each tag to those behind it and to those before.
     steps (List[Tuple[slice, slice]]): As of `get_moves`.
     first (slice): The first step, which none leads to.
     RETURNS (Tuple[torch.Tensor, torch.Tensor, torch.Tensor]): The same; by what each row has been
         divided, to sum up to 1, N x 2 x 1; and what is known from the tokens before, N x 2 x C.
     """
+    moves[1].copy_(moves[0].exp_().T)
     arrived, scale = likely.new_ones(likely.shape), likely.new_empty(*likely.shape[:2], 1)
     normalize(likely[first], scale[first])
     for before, here in steps:

@@ -24,6 +24,7 @@ from thinc.api import (
 )
 
 from ..concurrency import WeightsLock
+from ..encoder.host import isolated
 from ..errors import Errors
 from ..products import use_one_core
 from ..types import Bools2d, Floats1d, Floats2d
@@ -93,6 +94,7 @@ class Head:
             counts.update(classes[i] for i in found)
         return {label: counts.total() / (len(counts) * n) for label, n in counts.items()}
 
+    @isolated
     def set_class_weights(self, get_examples: Callable[[], Iterable[Example]]) -> None:
         """Find the weights of the classes and keep them where they are saved, in place of all that
         a training before has found.
@@ -194,6 +196,7 @@ class Head:
         best = p.argmax(axis=1)[:, None]
         return p.max(axis=1), numpy.take_along_axis(allowed, best, axis=1)[:, 0]
 
+    @isolated
     def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, Any]:
         """Find the loss and its gradient for a batch of docs and their scores.
 
@@ -220,6 +223,7 @@ class Head:
             except Exception as err:
                 error_handler(self.name, self, docs, err)
 
+    @isolated
     def update(
         self,
         examples: Iterable[Example],
@@ -265,6 +269,7 @@ class Head:
             self.finish_update(sgd)
         return losses
 
+    @isolated
     def finish_update(self, sgd: Optimizer) -> None:
         """Update this head's weights, if it has learnt something since the last time.
 

@@ -1,7 +1,9 @@
 """`mtl_ner`: named entities, in `doc.ents`, by tags for the tokens and exact decoding."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
+from functools import lru_cache
 from itertools import islice, pairwise, repeat
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from spacy.vocab import Vocab
 from thinc.api import Config, Model
 
 from ..concurrency import WeightsLock
+from ..encoder.host import isolated
 from ..errors import Errors
 from ..types import Bools2d, Floats1d, Floats2d, Ints1d
 from .crf import FORBIDDEN, Chain, crf_loss, span_probabilities, viterbi
@@ -49,17 +52,36 @@ def get_tags(labels: Sequence[str], scheme: Scheme) -> list[str]:
 
 def get_chain(tags: Sequence[str], scheme: Scheme) -> Chain:
     """RETURNS (Chain): Which tags may start, follow each other and end."""
-    opens = numpy.array([tag[0] in "OBU" for tag in tags])
-    closes = numpy.array([tag[0] in ("OBI" if scheme == "bio" else "OLU") for tag in tags])
-    inside = numpy.array(
-        [[a[0] in "BI" and b[0] in "IL" and a[1:] == b[1:] for b in tags] for a in tags]
-    )
+    return deepcopy(make_chain(tuple(tags), scheme))
+
+
+@lru_cache(maxsize=8)
+def make_chain(tags: tuple[str, ...], scheme: Scheme) -> Chain:
+    """RETURNS (Chain): As of `get_chain`, but all callers share it and must not change it."""
+    prefixes = numpy.array([tag[0] for tag in tags])
+    numbers = {label: i for i, label in enumerate(dict.fromkeys(tag[1:] for tag in tags))}
+    labels = numpy.array([numbers[tag[1:]] for tag in tags])
+    opens = numpy.isin(prefixes, [*"OBU"])
+    closes = numpy.isin(prefixes, [*("OBI" if scheme == "bio" else "OLU")])
+    inside = numpy.isin(prefixes, [*"BI"])[:, None] & numpy.isin(prefixes, [*"IL"])
+    inside &= labels[:, None] == labels
     allowed = (closes[:, None] & opens) | inside
 
     def score(mask: Any) -> Any:
         return numpy.where(mask, 0.0, FORBIDDEN).astype("f")
 
     return Chain(score(opens), score(allowed), score(closes))
+
+
+@lru_cache(maxsize=8)
+def get_index(labels: tuple[str, ...], scheme: Scheme) -> dict[str | None, int]:
+    """RETURNS (Dict[Optional[str], int]): The tag of the scheme for each BILUO tag."""
+    index: dict[str | None, int] = {tag: i for i, tag in enumerate(get_tags(labels, scheme))}
+    if scheme == "bio":
+        for label in labels:
+            index[f"U-{label}"] = index[f"B-{label}"]
+            index[f"L-{label}"] = index[f"I-{label}"]
+    return index
 
 
 def get_spans(tags: Sequence[str]) -> Iterator[tuple[int, int, str]]:
@@ -170,6 +192,7 @@ class MultiTaskNER(Head, TrainablePipe):
         self.vocab.strings.add(label)
         return 1
 
+    @isolated
     def initialize(
         self,
         get_examples: Callable[[], Iterable[Example]],
@@ -206,6 +229,7 @@ class MultiTaskNER(Head, TrainablePipe):
     def get_gold_labels(self, doc: Doc) -> set[str]:
         return {ent.label_ for ent in doc.ents}
 
+    @isolated
     def predict(self, docs: Iterable[Doc]) -> list[list[tuple[int, int, str, float]]]:
         """Predict the entities of a batch of docs, without modifying them.
 
@@ -351,16 +375,12 @@ class MultiTaskNER(Head, TrainablePipe):
         """RETURNS (Ints1d): The index of each token's gold tag, -1 where it is missing, cannot be
         aligned, or is of a type that is not among the labels.
         """
-        index: dict[str | None, int] = {tag: i for i, tag in enumerate(self.tags)}
-        if self.cfg["scheme"] == "bio":
-            for label in self.labels:
-                index[f"U-{label}"] = index[f"B-{label}"]
-                index[f"L-{label}"] = index[f"I-{label}"]
+        index = get_index(self.labels, self.cfg["scheme"])
         tags = [tag for eg in examples for tag in get_entity_tags(eg)]
         return numpy.array([index.get(tag, -1) for tag in tags], dtype="int64")
 
     def _get_chain(self, transitions: Floats2d) -> Chain:
-        rules = get_chain(self.tags, self.cfg["scheme"])
+        rules = make_chain(tuple(self.tags), self.cfg["scheme"])
         return Chain(rules.start, rules.transitions + transitions, rules.end)
 
 

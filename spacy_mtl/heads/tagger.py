@@ -1,6 +1,7 @@
 """`mtl_tagger`: a tag for every token, in `token.tag_`."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy
@@ -11,6 +12,7 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import Config, Model
 
+from ..encoder.host import isolated
 from ..types import Bools2d, Floats2d
 from .gold import get_tags
 from .head import Head, check_outputs, score_tokens
@@ -36,6 +38,7 @@ scorer = {"@scorers": "spacy.tagger_scorer.v1"}
 class MultiTaskTagger(Head, Tagger):
     """spaCy's tagger with a true mean loss, for any number of other heads beside it."""
 
+    @isolated
     def initialize(
         self,
         get_examples: Callable[[], Iterable[Example]],
@@ -62,6 +65,7 @@ class MultiTaskTagger(Head, Tagger):
         prefix = self.cfg["neg_prefix"]
         return {t.tag_.removeprefix(prefix) for t in doc if t.tag_ and t.tag_ not in self.labels}
 
+    @isolated
     def predict(self, docs: Iterable[Doc]) -> list[Any]:
         """Predict the tags of a batch of docs, without modifying them.
 
@@ -85,9 +89,7 @@ class MultiTaskTagger(Head, Tagger):
         """RETURNS (Bools2d): The tags that the annotation allows for each token; all where there
         is none, where it cannot be aligned, or where the tag is not among the labels.
         """
-        prefix, labels = self.cfg["neg_prefix"], self.labels
-        index = {get_string_id(label): i for i, label in enumerate(labels)}
-        others = {get_string_id(f"{prefix}{label}"): i for i, label in enumerate(labels) if prefix}
+        index, others = get_indices(self.labels, self.cfg["neg_prefix"])
         tags = numpy.concatenate([get_tags(eg) for eg in examples])
         found, places = numpy.unique(tags, return_inverse=True)
         allowed = one_hot([index.get(tag, -1) for tag in found.tolist()], len(index), numpy)
@@ -96,6 +98,16 @@ class MultiTaskTagger(Head, Tagger):
                 allowed[row] = True
                 allowed[row, others[tag]] = False
         return allowed[places]
+
+
+@lru_cache(maxsize=8)
+def get_indices(labels: tuple[str, ...], prefix: str) -> tuple[dict[int, int], dict[int, int]]:
+    """RETURNS (Tuple[Dict[int, int], Dict[int, int]]): The index of each tag by its hash, and by
+    that of the tag with the prefix.
+    """
+    index = {get_string_id(label): i for i, label in enumerate(labels)}
+    others = {get_string_id(f"{prefix}{label}"): i for i, label in enumerate(labels) if prefix}
+    return index, others
 
 
 @Language.factory(

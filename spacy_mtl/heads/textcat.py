@@ -27,6 +27,7 @@ from thinc.api import (
 )
 from thinc.util import get_width
 
+from ..encoder.host import isolated
 from ..errors import Errors
 from ..types import Bools2d, Floats1d, Floats2d
 from .head import Head, check_outputs, linear, skip_empty, with_options
@@ -86,6 +87,7 @@ class CategoryHead(Head):
     def to_probabilities(self, scores: Floats2d) -> Floats2d:
         raise NotImplementedError
 
+    @isolated
     def predict(self, docs: Iterable[Doc]) -> Floats2d:
         """Predict the categories of a batch of docs, without modifying them.
 
@@ -123,6 +125,7 @@ class MultiTaskTextCategorizer(CategoryHead, TextCategorizer):
         super().__init__(*args, **kwargs)
         self.cfg["label_smoothing"] = label_smoothing
 
+    @isolated
     def initialize(  # type: ignore[override]
         self,
         get_examples: Callable[[], Iterable[Example]],
@@ -184,6 +187,7 @@ class MultiTaskMultiLabelTextCategorizer(CategoryHead, MultiLabel_TextCategorize
         super().__init__(*args, **kwargs)
         self.cfg["label_smoothing"] = label_smoothing
 
+    @isolated
     def initialize(  # type: ignore[override]
         self,
         get_examples: Callable[[], Iterable[Example]],

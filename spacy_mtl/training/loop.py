@@ -24,8 +24,10 @@ from spacy.util import registry, resolve_dot_names
 from thinc.api import Optimizer, fix_random_seed, set_gpu_allocator
 from wasabi import Printer
 
+from ..encoder.cpu import get_choice, use_choice
 from ..errors import Errors
 from .resume import (
+    find_kernels,
     get_random_states,
     get_state,
     seed_cupy,
@@ -221,6 +223,8 @@ def train(
     with nlp.select_pipes(disable=frozen):
         log_step, finalize = T["logger"](nlp, stdout, stderr)
     is_best, info = None, {}
+    machine = replay.past.get("machine")  # not in checkpoints of 0.1.0
+    kernels_before = use_choice(find_kernels(machine) if machine else get_choice())
     try:
         for _, info, is_best in steps:
             if is_best is None:
@@ -244,6 +248,7 @@ def train(
     finally:
         finalize()
         save(False)
+        use_choice(kernels_before)
     if replay.is_past:
         replay.restore()
         save_last()  # a stop while it was written may have broken it

@@ -7,7 +7,9 @@ the stream of batches is not in it: the stream is drawn again, from the same ran
 import json
 import os
 import random
+import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,7 +22,8 @@ from spacy.util import dict_to_dot
 from thinc.api import Model, Optimizer, get_current_ops
 from thinc.compat import has_cupy_gpu
 
-from ..errors import Errors
+from ..encoder.cpu import KernelChoice, can_run, get_choice, get_cpu
+from ..errors import Errors, Warnings
 from .adamw import get_shim_key
 
 FORMAT = 1
@@ -140,6 +143,35 @@ def set_pipe_states(nlp: Language, states: Mapping[str, Mapping[str, Any]]) -> N
             pipe.balancer.from_dict(state["balancer"])
 
 
+def get_machine() -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): What the rounding of numbers depends on, beside the config."""
+    return {
+        "kernels": asdict(get_choice()),
+        "cpu": asdict(get_cpu()),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def find_kernels(machine: Mapping[str, Any]) -> KernelChoice:
+    """Find the kernels to go on with.
+
+    machine (Mapping[str, Any]): What `get_machine` returned where the checkpoint was made.
+    RETURNS (KernelChoice): Those of the checkpoint, if this CPU has them. W010 warns of all that
+        differs here.
+    """
+    kernels, here = KernelChoice(**machine["kernels"]), get_machine()
+    if can_run(kernels, get_cpu()):
+        here["kernels"] = machine["kernels"]
+    else:
+        kernels = get_choice()
+    before, now = dict_to_dot(dict(machine)), dict_to_dot(here)
+    differences = [f"{k} = {before.get(k)}, not {now[k]}" for k in now if before.get(k) != now[k]]
+    if differences:
+        warnings.warn(Warnings.W010.format(differences="; ".join(differences)))
+    return kernels
+
+
 def get_state(nlp: Language, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
     """RETURNS (Tuple[Dict[str, Any], Dict[str, Any]]): The state of the pipeline, the optimizer and
     the generators between two steps: tensors, and what JSON can hold. Schedules are not in it.
@@ -159,6 +191,7 @@ def get_state(nlp: Language, optimizer: Optimizer) -> tuple[dict[str, Any], dict
         "updates": {keys[key]: n for key, n in optimizer.nr_update.items()},
         "radam": optimizer._radam_buffer,
         "random": get_random_states(),
+        "machine": get_machine(),
     }
     return tensors, plain
 

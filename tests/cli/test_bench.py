@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import spacy_mtl.cli.bench
 from spacy_mtl.cli.bench import bench, get_padding, read_docs, time_components
 from spacy_mtl.encoder import model as encoder_model
+from spacy_mtl.encoder.cpu import get_choice
 
 
 @pytest.fixture
@@ -143,6 +144,8 @@ def test_figures_are_consistent(make_nlp, docs):
     assert [speed.padding for speed in speeds][1:] == [None] * 3
     assert result.peak_mb > 50 and result.peak_gpu_mb is None
     assert result.threads == torch.get_num_threads()
+    used = [name for name, is_used in asdict(get_choice()).items() if is_used]
+    assert result.runtimes == {"transformer": ["cpu", *used]}
     assert result.versions["spacy-mtl"] == spacy_mtl.__version__
     assert torch.__version__.startswith(result.versions["torch"])  # and then says its build
 

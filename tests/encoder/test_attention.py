@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from itertools import cycle
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,6 @@ from numpy.random import default_rng
 from torch.nn import functional
 
 from spacy_mtl.encoder import attention as module
-from spacy_mtl.encoder import onednn
 from spacy_mtl.encoder.attention import SHORT, Block, attend, attention
 from spacy_mtl.encoder.dropout import draw_kept
 
@@ -66,16 +64,16 @@ MASKS += ["bias", "bias, by heads", "bias, by queries"]
 
 
 def test_exact_attention_is_torchs_where_that_is_fast(
-    torchs: list[Any], monkeypatch: pytest.MonkeyPatch
+    torchs: list[Any], choose_kernels: Callable
 ) -> None:
-    monkeypatch.setattr(module, "one_dnn_pays", lambda: False)
+    choose_kernels()
     q, k, v = make_qkv()
     expected = functional.scaled_dot_product_attention(q, k, v)
     assert torch.equal(attention(q, k, v), expected) and len(torchs) == 1
 
 
 @pytest.mark.parametrize("kind", MASKS)
-def test_attention_in_bfloat16(kind: str, torchs: list[Any]) -> None:
+def test_attention_in_bfloat16(kind: str, torchs: list[Any], forced: None) -> None:
     q, k, v = (x.to(HALF) for x in make_qkv())
     mask = make_mask(kind)
     found = attention(q, k, v, mask)
@@ -150,8 +148,8 @@ def test_other_value_sizes_and_numbers_of_keys(
         "mask that learns",
     ],
 )
-def test_what_goes_to_torch(case: str, torchs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "tiles_pay", lambda: False)
+def test_what_goes_to_torch(case: str, torchs: list[Any], choose_kernels: Callable) -> None:
+    choose_kernels()
     q, k, v = (x.to(HALF) for x in make_qkv(SHORT - 1 if case == "short" else 64))
     kwargs: dict[str, Any] = {}
     if case == "causal":
@@ -190,13 +188,12 @@ def test_predictions_take_what_is_fast(
     one_dnn: bool,
     length: int,
     torchs: list[Any],
-    monkeypatch: pytest.MonkeyPatch,
+    choose_kernels: Callable,
 ) -> None:
     """Torch's own attention for short sequences, and in bfloat16 with tiles for those that fill
     tiles or are long; at float32 for all, unless oneDNN is faster.
     """
-    monkeypatch.setattr(module, "tiles_pay", lambda: tiles)
-    monkeypatch.setattr(module, "one_dnn_pays", lambda: one_dnn)
+    choose_kernels("tiled_attention" if tiles else "", "onednn_products" if one_dnn else "")
     with torch.inference_mode():
         attention(*(x.to(dtype) for x in make_qkv(length)))
     expected = length < SHORT
@@ -205,15 +202,6 @@ def test_predictions_take_what_is_fast(
     elif dtype == torch.float32 and not one_dnn:
         expected = True
     assert bool(torchs) is expected
-
-
-def test_tiles_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever way is faster, both compute the same."""
-    monkeypatch.setattr(onednn, "clock", lambda way: 1.0)
-    assert module.tiles_pay.__wrapped__() is False
-    times = cycle([1.0, 2.0])
-    monkeypatch.setattr(onednn, "clock", lambda way: next(times))
-    assert module.tiles_pay.__wrapped__() is True
 
 
 def learn(way: Callable, p: float, mask: Any, dtype: torch.dtype = torch.float32) -> list[Any]:

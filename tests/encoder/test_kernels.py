@@ -3,7 +3,7 @@
 import gc
 import json
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,10 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModel
 
-from spacy_mtl.encoder import kernels, onednn
+from spacy_mtl.encoder import kernels
 from spacy_mtl.encoder import model as encoder_model
+from spacy_mtl.encoder.cpu import get_cpu
 from spacy_mtl.encoder.kernels import (
-    Kernels,
     KnownMask,
     PredictionKernels,
     TrainingKernels,
@@ -174,8 +174,9 @@ def family(request: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(build_encoder(request.param, tmp_path_factory.mktemp(request.param)))
 
 
-def make_model(name: str, precision: Any = "float32") -> Any:
-    model = build_shared_transformer_v1(name, configure_strided_spans(64, 48), {}, {}, precision)
+def make_model(name: str, precision: Any = "float32", **options: Any) -> Any:
+    get_spans = configure_strided_spans(64, 48)
+    model = build_shared_transformer_v1(name, get_spans, {}, {}, precision, **options)
     model.initialize()
     return model
 
@@ -203,11 +204,10 @@ def setting() -> str:
     return torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
 
 
-def test_a_pass_has_it_in_all_threads(
-    forced: None, encoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.skipif(not get_cpu().has_precision, reason="torch lacks the setting")
+def test_a_pass_has_it_in_all_threads(choose_kernels: Callable, encoder: str) -> None:
     """Forward and backward, so that no product depends on what other threads do. Not the heads."""
-    monkeypatch.setattr(onednn, "one_dnn", onednn.OneDnn())
+    choose_kernels("onednn_products")
     before, seen = setting(), []
     model = make_model(encoder)
     for layer in model.transformer.encoder.layer:
@@ -233,26 +233,18 @@ def test_cast_weights_are_freed_at_once() -> None:
         gc.enable()
 
 
-def test_exact_gradients_of_every_family(
-    family: str, forced: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exact_gradients_of_every_family(family: str, forced: None) -> None:
     found = dict(get_gradients(make_model(family)))
-    monkeypatch.setattr(encoder_model, "TrainingKernels", lambda ids, seed: Kernels())
-    monkeypatch.setattr(encoder_model, "can_pack", lambda module: False)
-    expected = dict(get_gradients(make_model(family)))
+    expected = dict(get_gradients(make_model(family, runtime="eager")))
     assert found.keys() == expected.keys() and len(found) > 10
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6 * largest, msg=name)
 
 
-def test_exact_predictions_of_every_family(
-    family: str, forced: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, plain = make_model(family), make_model(family)
+def test_exact_predictions_of_every_family(family: str, forced: None) -> None:
+    model, plain = make_model(family), make_model(family, runtime="eager")
     found = model.predict(make_docs()).data
-    get_modes(plain).ways = {}
-    monkeypatch.setattr(encoder_model, "can_pack", lambda module: False)
     expected = plain.predict(make_docs()).data
     numpy.testing.assert_allclose(found, expected, atol=1e-5)
     assert get_modes(model).packed and not get_modes(plain).packed

@@ -1,6 +1,6 @@
 """What is packed learns and predicts as what is padded."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from spacy.tokens import Doc
 from transformers import AutoModel
 
-from spacy_mtl.encoder import attention, packing
 from spacy_mtl.encoder import model as encoder_model
+from spacy_mtl.encoder import packing
 from spacy_mtl.encoder.kernels import TrainingKernels
 from spacy_mtl.encoder.model import build_shared_transformer_v1, halve
 from spacy_mtl.encoder.packing import STEP, can_pack, make_passes, pack
@@ -97,9 +97,14 @@ def test_packed_learns_what_padded_does(
 @pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("family", PACKED)
 def test_packed_predicts_what_padded_does(
-    family: str, tiles: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str,
+    tiles: bool,
+    precision: str,
+    tmp_path: Path,
+    choose_kernels: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attention, "tiles_pay", lambda: tiles)
+    choose_kernels("tiled_attention" if tiles else "")
     model = make_model(str(build_encoder(family, tmp_path)), precision)
     for_prediction = model.layers[0].shims[0].for_prediction
     module = for_prediction.get(model.transformer, getattr(torch, precision))

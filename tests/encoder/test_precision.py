@@ -20,6 +20,7 @@ from spacy_transformers.span_getters import configure_strided_spans
 from thinc.api import Adam
 
 from spacy_mtl.encoder import kernels
+from spacy_mtl.encoder.cpu import use_choice
 from spacy_mtl.encoder.model import SharedTransformer, build_shared_transformer_v1
 from spacy_mtl.encoder.precision import PredictionWeights, get_dtype
 from spacy_mtl.training.adamw import create_adamw_v1
@@ -30,9 +31,9 @@ HALF = torch.bfloat16
 
 
 @pytest.fixture(autouse=True)
-def packed(monkeypatch: pytest.MonkeyPatch) -> None:
+def packed(choose_kernels: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed copies are made on any machine: a stale one would be seen."""
-    monkeypatch.setattr(kernels, "packing_pays", lambda dtype: True)
+    choose_kernels("packed_float32", "packed_bfloat16")
     monkeypatch.setattr(kernels, "pack", lambda weight, n_rows: weight.detach().clone())
     monkeypatch.setattr(kernels, "linear_packed", linear_unpacked)
 
@@ -260,6 +261,7 @@ def test_copies_and_pickles_after_predictions(
 ) -> None:
     """Packed weights, whose layout is torch's own, can be neither copied nor pickled."""
     monkeypatch.undo()
+    use_choice(None)
     model = make_model(encoder, precision)
     expected = model.predict(make_docs()).data
     get_shim(model).for_prediction.kernels.packed[0] = Unpicklable()

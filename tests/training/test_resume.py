@@ -3,6 +3,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,17 @@ from spacy.training.loop import train as train_with_spacy
 from spacy.util import load_config
 from thinc.api import Config
 
+from spacy_mtl.encoder.cpu import get_choice, use_choice
+from spacy_mtl.encoder.kernels import TrainingKernels
+from spacy_mtl.training import resume
 from spacy_mtl.training.loop import CHECKPOINT, train
-from spacy_mtl.training.resume import get_random_states, read_checkpoint, set_random_states
+from spacy_mtl.training.resume import (
+    find_kernels,
+    get_machine,
+    get_random_states,
+    read_checkpoint,
+    set_random_states,
+)
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mtl_cpu.cfg"
 LOWER = {"@augmenters": "spacy.lower_case.v1", "level": 0.5}
@@ -216,6 +226,42 @@ def test_stopped_trainings_become_the_same(
     run(config, parts, resumes=True)
     assert [row["step"] for row in get_log(whole)] == [0, 3, 6, 9, 12]
     assert_same(parts, whole)
+
+
+def test_kernels_of_the_checkpoint(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run goes on with the kernels it began with, and then this CPU's own return."""
+    own, seen = get_choice(), []
+    other = replace(own, tiled_attention=not own.tiled_attention)
+    config = make_config(folder)
+    use_choice(other)
+    try:
+        run(config, tmp_path, stop=8)
+    finally:
+        use_choice(None)
+    embedding = TrainingKernels.embedding
+    monkeypatch.setattr(
+        TrainingKernels,
+        "embedding",
+        lambda *args, **kwargs: seen.append(get_choice()) or embedding(*args, **kwargs),
+    )
+    run(config, tmp_path, resumes=True)
+    assert set(seen) == {other} and get_choice() == own
+    plain = read_checkpoint(tmp_path / CHECKPOINT, init_nlp(config))
+    assert plain["machine"]["kernels"] == asdict(other)
+
+
+def test_a_checkpoint_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels, machine = get_choice(), get_machine()
+    assert find_kernels(json.loads(json.dumps(machine))) == kernels
+    n = machine["threads"]
+    with pytest.warns(UserWarning, match=rf"W010.*: threads = {n + 1}, not {n}\."):
+        assert find_kernels({**machine, "threads": n + 1}) == kernels
+    monkeypatch.setattr(resume, "can_run", lambda choice, cpu: False)
+    all_of_them = dict.fromkeys(machine["kernels"], True)
+    with pytest.warns(UserWarning, match=r"W010.*: kernels\.\w+ = True, not False"):
+        assert find_kernels({**machine, "kernels": all_of_them}) == kernels
 
 
 def test_the_categories_have_stopped(folder: Path, tmp_path: Path) -> None:
