@@ -56,19 +56,15 @@ class Errors(metaclass=_WithCodes):
         "own listener."
     )
     M013 = "spacy-mtl.ConcatTok2Vec.v1 needs at least one model in `layers`."
-    M014 = "The window of spacy-mtl.sentence_spans.v1 is {window!r} tokens. Give a number >= 1."
     M020 = (
         "The balancer names tasks that do not listen to this encoder: {unknown}. Those that do: "
         "{tasks}. Check their names and the `upstream` of their listeners, or take them out of the "
         "balancer's settings, those of a sourced encoder in the config.cfg of the source."
     )
-    M021 = "The weight of '{name}' is {weight!r}. Give a number >= 0 or a schedule of such numbers."
-    M022 = "{name} = {value!r} in the balancer. Give a number {bound}."
     M023 = (
         "The balancer {method} needs packages that are missing: {error}\nRun `pip install "
         "spacy-mtl[balancing]`."
     )
-    M024 = "Unknown level '{level}' in the balancer. Choose from: {levels}."
     M025 = (
         "The encoder {encoder} has no weights at the level '{level}' of the balancer: no list of "
         "layers, or all are frozen. Choose another level, such as 'features'."
@@ -82,7 +78,6 @@ class Errors(metaclass=_WithCodes):
         "spacy-mtl.EarlyStopping.v1 can't stop tasks of {balancer}, which gives them no weights. "
         "Take another balancer."
     )
-    M030 = "Unknown scheme '{scheme}'. Choose from: {schemes}."
     M031 = (
         "label_smoothing = {label_smoothing} has no meaning for a CRF, which scores whole "
         "sequences. Set it to 0, or crf = false in the model."
@@ -95,7 +90,6 @@ class Errors(metaclass=_WithCodes):
         "No entity types found for '{name}'. Check that the training corpus holds entities, or "
         "give the labels in `[initialize.components]`."
     )
-    M034 = "Unknown pooling '{pooling}'. Choose from: {poolings}."
     M035 = (
         "The model of '{name}' has {nO} outputs, but {n} are needed for its labels: {labels}... "
         "Leave nO = null in the model, or give the labels that it was made for."
@@ -104,25 +98,26 @@ class Errors(metaclass=_WithCodes):
         "The `loss` of '{name}' has no meaning for a CRF, which scores whole sequences. Leave it "
         "out, or set crf = false in the model."
     )
-    M037 = "{name} = {value!r} in UnitLoss. Give {values}."
     M038 = (
         "`class_weights` of '{name}' names labels that are not there: {unknown}. The labels are: "
         "{classes}."
     )
-    M040 = "{name} = {value!r} in the optimizer. Give a number >= 0."
     M041 = (
         "The pattern '{pattern}' of `freeze` matches no parameter of the encoder, which has names "
         "such as {names}."
     )
-    M042 = "Unknown progress_bar '{value}'. Choose from: 'eval', 'train', null."
     M043 = (
         "TaskCheckpoints is to follow '{key}' for '{task}', which is not there. The components "
         "that train are {tasks}, and their scores {keys}."
     )
-    M045 = "{name} = {value!r} in the optimizer. Give a number {bound}."
     M046 = (
         "The encoder {encoder} has no list of layers that could learn at rates or times of their "
         "own. Set layer_decay = 1.0 and unfreeze_steps = 0 in the optimizer."
+    )
+    M058 = "{function}: {name} = {value!r:.200}. Give {allowed}."
+    M059 = (
+        "spacy-mtl.LexicalEmbed.v1: attrs = {attrs} and rows = {rows}. Give one attribute or more, "
+        "and for each the number of rows of its table."
     )
     M060 = (
         "The checkpoint {path} is of another config:\n{differences}\nGive the config and the "
@@ -162,7 +157,6 @@ class Errors(metaclass=_WithCodes):
         "No doc of the data has a category of '{name}'. Give data with gold categories, not only "
         "ones that are ruled out."
     )
-    M066 = "{name} = {value!r} in LoRA. Give {bound}."
     M067 = (
         "The target '{target}' of LoRA matches no layer of the encoder that can get an adapter. It "
         "has names such as {names}. Give the end of such a name, a regular expression for whole "
@@ -228,7 +222,6 @@ class Errors(metaclass=_WithCodes):
         "heads = {heads} of spacy-mtl.PrivateLayers.v1 can't share vectors of {width} numbers "
         "evenly. Give a divisor of {width}."
     )
-    M076 = "{name} = {value!r} in {architecture}. Give a whole number >= 1."
     M077 = (
         "A head of another encoder has read rows of the one that {tasks} listen to. Docs hold the "
         "rows of one encoder at a time: put all heads of an encoder before the next encoder."
@@ -238,11 +231,6 @@ class Errors(metaclass=_WithCodes):
         "what merges or splits tokens behind all heads that tag tokens, or before the encoder."
     )
     # M1xx corpora and converters
-    M120 = (
-        "Unknown sampling '{sampling}'. Choose from: 'proportional', 'uniform', 'temperature', "
-        "'annealed', 'dynamic'."
-    )
-    M121 = "{name} = {value!r} in MixedCorpus. Give a number >= {least}."
     M122 = (
         "`tasks` of MixedCorpus names corpora that are not there: {unknown}. There are: {corpora}; "
         "at least one is needed."
@@ -256,7 +244,6 @@ class Errors(metaclass=_WithCodes):
         "MixedCorpus says that '{corpus}' has labels for {unknown}, but the pipeline has only "
         "{names}."
     )
-    M125 = "size = {size!r} of batch_by_wordpieces. Give the most wordpieces of a batch, > 0."
     M101 = "{path} is not a file. Check the path."
     M102 = (
         "Cannot read {path} as format {format!r}. Name one of {formats} with --format, and a file "

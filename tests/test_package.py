@@ -24,6 +24,7 @@ PACKAGE = Path(spacy_mtl.__file__).parent
 STAGES = [
     *(
         "errors",
+        "arguments",
         "types",
         "products",
         "schedule",

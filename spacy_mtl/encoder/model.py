@@ -16,6 +16,7 @@ from spacy_transformers.data_classes import HFObjects
 from spacy_transformers.layers import TransformerModel
 from thinc.api import Model, torch2xp
 
+from ..arguments import checked
 from ..errors import Errors, Warnings
 from ..pretrained import load_pretrained
 from ..types import Ints1d, Ints2d
@@ -174,6 +175,7 @@ class SharedTransformer(TransformerModel):
         return self
 
 
+@checked("spacy-mtl.SharedTransformer.v1")
 def build_shared_transformer_v1(
     name: str,
     get_spans: SpanGetter,
@@ -197,8 +199,8 @@ def build_shared_transformer_v1(
         that predictions need no peft.
     pretrained (bool): Whether training begins with the weights of `name`, or with random ones in
         an encoder of the same architecture and with its tokenizer.
-    RAISES (ValueError): M005 for another precision; M001 to M004 and M072 when it is initialized;
-        M067 and M068 when training begins.
+    RAISES (ValueError): M058 for an argument of another kind; M001 to M004 and M072 when it is
+        initialized; M067 and M068 when training begins.
     """
     return SharedTransformer(
         name, get_spans, tokenizer_config, transformer_config, precision, lora, pretrained

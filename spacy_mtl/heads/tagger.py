@@ -11,6 +11,7 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import Config, Model
 
+from ..arguments import Rate, Size, checked
 from ..types import Bools2d, Floats2d
 from .gold import get_tags
 from .head import Head, check_outputs, score_tokens
@@ -104,13 +105,14 @@ class MultiTaskTagger(Head, Tagger):
     default_config=Config().from_str(DEFAULT_CONFIG)["tagger"],
     default_score_weights={"tag_acc": 1.0},
 )
+@checked("mtl_tagger")
 def make_mtl_tagger(
     nlp: Language,
     name: str,
     model: Model,
     overwrite: bool,
     neg_prefix: str,
-    label_smoothing: float,
+    label_smoothing: Rate,
     loss: UnitLoss | None,
     scorer: Callable | None,
 ) -> MultiTaskTagger:
@@ -135,10 +137,11 @@ def make_mtl_tagger(
     )
 
 
+@checked("spacy-mtl.TaggerHead.v1")
 def build_tagger_head_v1(
     tok2vec: Model[list[Doc], list[Floats2d]],
-    dropout: float | None = None,
-    nO: int | None = None,
+    dropout: Rate | None = None,
+    nO: Size | None = None,
 ) -> Model[list[Doc], Floats2d]:
     """Build a linear layer over each token's vector.
 

@@ -10,10 +10,12 @@ from typing import IO, Any
 import srsly
 from spacy.language import Language
 
+from ..arguments import checked
 from .logger import Finalize, LogStep
 from .scoreboard import ScoreBoard, find_keys
 
 
+@checked("spacy-mtl.TaskCheckpoints.v1")
 def create_task_checkpoints_v1(
     scores: dict[str, str] = {},  # noqa: B006
 ) -> Callable[..., tuple[LogStep, Finalize]]:
