@@ -208,6 +208,10 @@ class Errors(metaclass=_WithCodes):
     )
     M089 = "The plot needs packages that are missing: {error}\nRun `pip install spacy-mtl[report]`."
     M090 = "Can't plot to {path}: the suffix must be one of {formats}."
+    M091 = (
+        "Can't write {path}: {error}\nWhat was there before is unchanged. Free some space, or "
+        "check the permissions."
+    )
     M073 = (
         "A listener asks for layers = {layers!r}, but the encoder has the layers 0, the "
         'embeddings, to {last}. Give "all", a list of such numbers, of which negative ones count '
@@ -284,7 +288,10 @@ class Errors(metaclass=_WithCodes):
         "read first, and last the file to write, such as corpus/train.spacy."
     )
     # M2xx command line and report
-    M201 = "{path} is not a file. Give the JSON files that `spacy evaluate --output` has written."
+    M201 = (
+        "There is no file or folder {path}. Give the folder that was the --output of `spacy "
+        "train`, or the JSON file of `spacy evaluate --output`."
+    )
     M202 = (
         "{path} is not what `spacy evaluate --output` writes: {reason}. Write it again, without "
         "--per-component."
@@ -304,6 +311,15 @@ class Errors(metaclass=_WithCodes):
     M206 = (
         "Nothing to measure: {path} has {docs} docs and not a single word. Give .spacy files that "
         "hold text."
+    )
+    M207 = (
+        "{path} holds the checkpoint of another training run. Add --resume to continue that run, "
+        "--overwrite to delete its pipelines and start again, or give another --output."
+    )
+    M208 = "--resume and --overwrite exclude each other. Give one of them."
+    M209 = (
+        "The config {path} has no section {missing}. Run `python -m spacy init fill-config` on it, "
+        "or begin with a config from `configs/`."
     )
     M220 = (
         "[{block}] has path = {path}, where there is nothing. Give a .spacy file or a folder of "

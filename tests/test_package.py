@@ -25,6 +25,7 @@ STAGES = [
     *(
         "errors",
         "arguments",
+        "files",
         "types",
         "products",
         "schedule",

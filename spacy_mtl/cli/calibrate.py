@@ -13,11 +13,11 @@ from wasabi import msg
 from ..errors import Errors
 from ..heads.head import Head
 from ..training.calibration import Calibration, calibrate
-from . import mtl_cli
+from . import command
 from .bench import load_pipeline
 
 
-@mtl_cli.command("calibrate")
+@command("calibrate", "Cannot calibrate")
 def calibrate_cli(
     pipeline: Annotated[str, Argument(help="Name or folder of the pipeline")],
     data: Annotated[Path, Argument(help="A .spacy file, or a folder of them, such as dev")],
@@ -39,12 +39,9 @@ def calibrate_cli(
     """
     import_code(code_path)
     setup_gpu(gpu_id, silent=False)
-    try:
-        nlp = load_pipeline(pipeline)
-        found = calibrate(nlp, read_examples(data, nlp))
-        output.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        msg.fail("Cannot calibrate", error, exits=1)
+    nlp = load_pipeline(pipeline)
+    found = calibrate(nlp, read_examples(data, nlp))
+    output.mkdir(parents=True, exist_ok=True)
     print_calibrations(found)
     others = [name for name, pipe in nlp.pipeline if isinstance(pipe, Head) and name not in found]
     if others:

@@ -32,7 +32,7 @@ from wasabi import msg
 from ..corpora.counts import ATTRIBUTES, Counts, TaskCounts, add_counts, count_docs
 from ..corpora.mixed import Reader, get_annotations, keep_annotations, read_mixed
 from ..errors import Errors, Warnings
-from . import mtl_cli
+from . import command
 
 LEAST = 10  # examples of a label
 LISTED = 8  # labels in a message
@@ -90,9 +90,7 @@ class HeadStep(NamedTuple):
     gradient: float | None
 
 
-@mtl_cli.command(
-    "debug", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
+@command("debug", "Cannot go on", overrides=True)
 def debug_cli(
     ctx: Context,
     config_path: Annotated[Path, Argument(help="The config", exists=True, allow_dash=True)],
@@ -111,11 +109,8 @@ def debug_cli(
     overrides = parse_config_overrides(ctx.args)
     import_code(code_path)
     setup_gpu(gpu_id)
-    try:
-        with show_validation_error(config_path):
-            findings = debug(load_config(config_path, overrides=overrides, interpolate=False))
-    except (ValueError, OSError) as error:
-        msg.fail("Cannot go on", error, exits=1)
+    with show_validation_error(config_path):
+        findings = debug(load_config(config_path, overrides=overrides, interpolate=False))
     if failures := sum(finding.is_failure for finding in findings):
         msg.fail(f"Not ready for training. Failures: {failures}", exits=1)
     msg.good(f"Ready for training. Warnings: {len(findings)}")

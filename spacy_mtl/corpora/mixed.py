@@ -59,10 +59,10 @@ def create_mixed_corpus_v1(
     seed (int): Of the stream's own generator. The same seed gives the same stream.
     targets (Dict[str, float]): For a component the score from 0 to 1 that "dynamic" is to bring it
         to, such as that of the task trained alone; 1 if not named.
-    RAISES (ValueError): M058 or M122 for arguments that make no sense; when it is read, M126 and
-        M123 for corpora that can't be read or hold nothing, M124 and M085 for unknown components,
-        M084 if "dynamic" would be read before the first score, M086 if each pass of a stream would
-        draw the same.
+    RAISES (ValueError): M058 or M122 for arguments that make no sense; when it is read, M223 if
+        spaCy would never reach the end, M126 and M123 for corpora that can't be read or are empty,
+        M124 and M085 for unknown components, M084 if "dynamic" would be read before the first
+        score, M086 if each pass of a stream would draw the same.
     """
     check(NAME, "corpora", corpora, dict[str, Reader])
     unknown = sorted(set(tasks) - set(corpora))
@@ -99,7 +99,9 @@ def read_mixed(
     seed: int,
 ) -> Iterator[Example]:
     """YIELDS (Example): The mixed stream."""
-    max_epochs = nlp.config.interpolate()["training"]["max_epochs"]
+    config = nlp.config.interpolate()
+    max_epochs = config["training"]["max_epochs"]
+    check_ends(config, epochs, corpora)
     if targets is not None:
         check_targets(nlp, targets, max_epochs)
     if sampling != "proportional" and epochs and max_epochs == -1:
@@ -127,6 +129,26 @@ def read_mixed(
     else:
         stream = cycle_shuffled([eg for examples in loaded.values() for eg in examples], generator)
     yield from islice(stream, epochs * sum(sizes)) if epochs else stream
+
+
+def check_ends(config: Mapping[str, Any], epochs: int, corpora: Mapping[str, Reader]) -> None:
+    """RAISES (ValueError): M223 for an endless corpus where it is read to its end: as train without
+    max_epochs = -1, as dev, or inside another MixedCorpus.
+    """
+    endless = [name for name, reader in corpora.items() if is_endless(reader)]
+    if epochs == 0 and config["training"]["max_epochs"] != -1:
+        endless.append(config["training"]["train_corpus"])
+    name = config["training"]["dev_corpus"]
+    dev = config.get("corpora", {}).get(name.removeprefix("corpora."), {})
+    if isinstance(dev, dict) and dev.get("@readers") == NAME and dev.get("epochs") == 0:
+        endless.append(name)
+    if endless:
+        raise ValueError(Errors.M223.format(corpus=endless[0]))
+
+
+def is_endless(reader: Any) -> bool:
+    """RETURNS (bool): Whether it is a MixedCorpus with epochs = 0."""
+    return getattr(reader, "func", None) is read_mixed and reader.keywords["epochs"] == 0
 
 
 def draw(

@@ -15,6 +15,8 @@ from tqdm import tqdm
 from wasabi import row
 
 from ..arguments import checked
+from ..errors import Errors
+from ..files import WriteError
 from .scoreboard import ScoreBoard, find_keys, get_tasks
 
 LogStep = Callable[[dict[str, Any] | None], None]
@@ -142,7 +144,11 @@ class ProgressLogger:
         start = sizes[str(self.path)] = min(size, sizes.get(str(self.path), size))
         if start < size:
             os.truncate(self.path, start)
-        srsly.write_jsonl(self.path, [to_json(line)], append=True, append_new_line=False)
+        try:
+            srsly.write_jsonl(self.path, [to_json(line)], append=True, append_new_line=False)
+        except OSError as error:
+            os.truncate(self.path, start)  # half a line would make the others unreadable
+            raise WriteError(Errors.M091.format(path=self.path, error=error)) from error
 
     def _take_means(self) -> dict[str, dict[str, float]]:
         return {

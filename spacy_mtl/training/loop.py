@@ -25,6 +25,7 @@ from thinc.api import Optimizer, fix_random_seed, set_gpu_allocator
 from wasabi import Printer
 
 from ..errors import Errors
+from ..files import WriteError, clean_up, replacing
 from .resume import (
     get_random_states,
     get_state,
@@ -165,7 +166,8 @@ def train(
         it. Its evaluations are told to the logger again, but without their output path.
     use_gpu (int): The GPU, or -1. It must have been required before.
     stdout, stderr (IO): Get the messages.
-    RAISES (ValueError): M062 if the corpora are not those of the checkpoint.
+    RAISES (ValueError): M062 if the corpora are not those of the checkpoint, M091 if a pipeline or
+        the checkpoint cannot be written: the ones before are still there.
     """
     msg = Printer(no_print=True)
     config = nlp.config.interpolate()
@@ -196,19 +198,21 @@ def train(
 
     def save_last() -> None:
         if output:
-            with nlp.use_params(optimizer.averages):
-                before_to_disk(nlp).to_disk(output / DIR_MODEL_LAST)
+            with nlp.use_params(optimizer.averages), replacing(output / DIR_MODEL_LAST) as new:
+                before_to_disk(nlp).to_disk(new)
 
     def save(is_best: bool) -> None:
         if output and not replay.is_past:
             save_last()
             if is_best:
-                shutil.rmtree(output / DIR_MODEL_BEST, ignore_errors=True)
-                shutil.copytree(output / DIR_MODEL_LAST, output / DIR_MODEL_BEST)
+                with replacing(output / DIR_MODEL_BEST) as new:
+                    shutil.copytree(output / DIR_MODEL_LAST, new)
 
     def write(text: str) -> None:
         stdout.write(f"{text}\n")
 
+    if output:
+        clean_up(output)
     if output and not past:
         clean_output_dir(output)
         (output / CHECKPOINT).unlink(missing_ok=True)
@@ -220,7 +224,7 @@ def train(
     write(msg.info(f"Initial learn rate: {optimizer.learn_rate}"))
     with nlp.select_pipes(disable=frozen):
         log_step, finalize = T["logger"](nlp, stdout, stderr)
-    is_best, info = None, {}
+    is_best, info, can_write = None, {}, True
     try:
         for _, info, is_best in steps:
             if is_best is None:
@@ -238,12 +242,14 @@ def train(
                 replay.remember(info)
                 replay.save(output / CHECKPOINT, {})
     except Exception as err:
-        if output and not replay.is_past:
+        can_write = not isinstance(err, WriteError)
+        if output and can_write and not replay.is_past:
             write(msg.warn(f"Aborting and saving the final model. Encountered: {err!r}"))
         raise
     finally:
         finalize()
-        save(False)
+        if can_write:
+            save(False)
     if replay.is_past:
         replay.restore()
         save_last()  # a stop while it was written may have broken it

@@ -21,6 +21,7 @@ from thinc.api import Model, Optimizer, get_current_ops
 from thinc.compat import has_cupy_gpu
 
 from ..errors import Errors
+from ..files import replacing
 from .adamw import get_shim_key
 
 FORMAT = 1
@@ -210,15 +211,15 @@ def set_state(
 def write_checkpoint(
     path: Path, nlp: Language, tensors: Mapping[str, Any], plain: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint beside the last one and then put it in its place: whenever this ends, one
-    of them is there.
+    """Write a checkpoint in the place of the last one: whenever this ends, one of them is there.
+
+    RAISES (ValueError): M091 if it cannot be written.
     """
-    new = path.with_name(f"{path.name}.new")
     about = {"format": FORMAT, "config": get_settings(nlp), **plain}
-    torch.save({"tensors": dict(tensors), "plain": json.dumps(about)}, new)
-    with new.open("rb+") as file:
-        os.fsync(file.fileno())
-    new.replace(path)
+    with replacing(path) as new:
+        torch.save({"tensors": dict(tensors), "plain": json.dumps(about)}, new)
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
 
 
 def read_checkpoint(path: Path, nlp: Language) -> dict[str, Any]:
