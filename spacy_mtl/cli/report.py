@@ -14,6 +14,8 @@ from ..report.runs import read_run
 from ..report.table import make_tables, to_markdown
 from . import command
 
+PRINTED = ("What differs", "Alone or together", "All runs")
+
 
 @command("report", "Cannot report")
 def report_cli(
@@ -60,7 +62,7 @@ def report_cli(
     setup_gpu(gpu_id, silent=True)
     content = report(runs, None if names is None else names.split(","), data)
     tables = make_tables(content)
-    print(to_markdown([t for t in tables if t.title in ("Alone or together", "All runs")]), end="")
+    print(to_markdown([table for table in tables if table.title in PRINTED]), end="")
     for path, make_text in (
         (output, lambda: to_markdown(tables)),
         (json, lambda: srsly.json_dumps(content, indent=2)),

@@ -28,8 +28,10 @@ class Run:
     curves (Dict[str, Curves]): Loss, weight and gradient norm of each task, scores, and cosines of
         each two tasks.
     steps (Optional[int]): How long it was trained.
+    is_out_of_patience (bool): Whether it ended since the score had not improved for long.
     model (Optional[Path]): The folder of the pipeline.
     tasks (List[str]): The components that were trained, other than encoders.
+    pipeline (List[str]): All components.
     seed (int): The seed of the training.
     setup (Dict[str, Any]): The config without seeds and logger: runs of the same setup differ by
         chance only.
@@ -40,8 +42,10 @@ class Run:
     source: str
     curves: dict[str, Curves] = field(default_factory=dict)
     steps: int | None = None
+    is_out_of_patience: bool = False
     model: Path | None = None
     tasks: list[str] = field(default_factory=list)
+    pipeline: list[str] = field(default_factory=list)
     seed: int = 0
     setup: dict[str, Any] = field(default_factory=dict)
 
@@ -79,8 +83,10 @@ def read_run(path: Path, name: str) -> Run:
         source,
         curves=get_curves(log),
         steps=log[-1]["step"] if log else None,
+        is_out_of_patience=has_lost_patience(log, config["training"]["patience"]),
         model=models[0],
         tasks=get_trained_tasks(config),
+        pipeline=config["nlp"]["pipeline"],
         seed=config["training"]["seed"] or 0,
         setup=without_seeds(config),
     )
@@ -135,8 +141,16 @@ def read_best(log: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], str]:
     """RETURNS (Tuple[Dict[str, Any], str]): The scores of the line that became model-best, and
     where they come from.
     """
-    best = max(reversed(log), key=lambda line: line["score"] or 0.0)  # the last one of equals
+    best = find_best(log)
     return best["scores"], f"dev, step {best['step']}"
+
+
+def find_best(log: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return max(reversed(log), key=lambda line: line["score"] or 0.0)  # the last one of equals
+
+
+def has_lost_patience(log: Sequence[dict[str, Any]], patience: int) -> bool:
+    return bool(log and patience and log[-1]["step"] - find_best(log)["step"] >= patience)
 
 
 def get_curves(log: Sequence[dict[str, Any]]) -> dict[str, Curves]:

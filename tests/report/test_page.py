@@ -70,6 +70,7 @@ def make_report(**changes) -> dict:
             make_run("t-0", "t", "tagger"),
         ],
         "data": "dev.spacy",
+        "differences": [],
         "transfer": [
             {"task": "tagger", "single": "t", "multi": "m", "measure": "tag_acc", "p": 0.0004}
             | {"single_mean": 0.5, "single_sd": None, "multi_mean": 0.6, "multi_sd": 0.012}
