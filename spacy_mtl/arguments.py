@@ -18,7 +18,7 @@ from typing import (
     get_type_hints,
 )
 
-from .errors import Errors
+from .errors import Errors, quote
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -147,7 +147,7 @@ def describe(expected: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(map(describe, args))
     if origin is Literal:
-        return f"one of {', '.join(map(repr, args))}"
+        return f"one of {quote(args)}"
     if isinstance(origin, type) and issubclass(origin, Iterator):
         return "a schedule"
     name = KINDS.get(origin, f"a {getattr(origin, '__name__', origin)}")

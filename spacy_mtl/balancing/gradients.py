@@ -110,21 +110,23 @@ class GradientBalancer(PriorBalancer):
 class TorchJD(GradientBalancer):
     """A method of TorchJD, which is imported when training begins: predicting does without.
 
-    method (str): The name of its weighting, without the ending.
+    name (str): The registered name, without prefix and version.
+    method (Optional[str]): The name of TorchJD's weighting, without the ending, if it is another.
     settings (Any): For the weighting.
     """
 
     def __init__(
         self,
-        method: str,
+        name: str,
         level: str,
         rescale: bool,
         weights: dict[str, Any],
         seed: int = 0,
+        method: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(level, rescale, weights, seed)
-        self.method, self.settings = method, settings
+        self.name, self.method, self.settings = name, method or name, settings
 
     @cached_property
     def weighting(self) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -132,7 +134,7 @@ class TorchJD(GradientBalancer):
             aggregation = import_module("torchjd.aggregation")
             return getattr(aggregation, f"{self.method}Weighting")(**self.settings)
         except ImportError as err:
-            raise ValueError(Errors.M023.format(method=self.method, error=err)) from err
+            raise ValueError(Errors.M023.format(method=self.name, error=err)) from err
 
     def check(self, tasks: Sequence[str]) -> None:
         """RAISES (ValueError): M020 for weights of other tasks, M023 if a package is missing."""
@@ -370,7 +372,7 @@ def create_nash_mtl_v1(
 
     level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return TorchJD("FairGrad", level, rescale, weights, alpha=1.0)
+    return TorchJD("NashMTL", level, rescale, weights, method="FairGrad", alpha=1.0)
 
 
 @checked("spacy-mtl.UPGrad.v1")

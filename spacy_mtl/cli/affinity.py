@@ -18,7 +18,7 @@ from spacy.training.initialize import init_nlp
 from typer import Argument, Context, Option
 from wasabi import msg
 
-from ..errors import Errors
+from ..errors import Errors, quote
 from . import command, read_config
 
 
@@ -89,7 +89,7 @@ def import_save_heatmap(path: Path) -> Any:
     except ImportError as error:
         raise ValueError(Errors.M089.format(error=error)) from error
     if path.suffix[1:].lower() not in FORMATS:
-        raise ValueError(Errors.M090.format(path=path, formats=", ".join(sorted(FORMATS))))
+        raise ValueError(Errors.M090.format(path=path, formats=quote(sorted(FORMATS))))
     return save_heatmap
 
 
@@ -115,7 +115,7 @@ def print_affinity(affinity: Mapping[str, Mapping[str, float]]) -> None:
     msg.table(rows, header=header, aligns=("l", *"r" * len(affinity)), divider=True)
     unknown = [task for task, row in affinity.items() if not any(map(math.isfinite, row.values()))]
     if unknown:
-        msg.warn(f"No step had labels for {', '.join(unknown)}: what is '-' counts as 0 below")
+        msg.warn(f"No step had labels for {quote(unknown)}: what is '-' counts as 0 below")
 
 
 def print_groupings(groupings: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from spacy.training import Corpus, Example
 from typer import Argument, Option
 from wasabi import msg
 
-from ..errors import Errors
+from ..errors import Errors, quote
 from ..heads.head import Head
 from ..training.calibration import Calibration, calibrate
 from . import command
@@ -45,7 +45,7 @@ def calibrate_cli(
     print_calibrations(found)
     others = [name for name, pipe in nlp.pipeline if isinstance(pipe, Head) and name not in found]
     if others:
-        msg.warn(f"Left as they were, since the data has no labels of theirs: {', '.join(others)}")
+        msg.warn(f"Left as they were, since the data has no labels of theirs: {quote(others)}")
     nlp.to_disk(output)
     msg.good(f"Saved the calibrated pipeline: {output}")
 

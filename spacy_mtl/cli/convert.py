@@ -129,7 +129,7 @@ def print_counts(counts: Counts, top: int = 10) -> None:
     for task, (_, labels, _) in counts.tasks.items():
         if labels:
             msg.text(
-                f"{task}: " + ", ".join(f"{label} ({n})" for label, n in labels.most_common(top))
+                f"{task}: " + ", ".join(f"{label!r} ({n})" for label, n in labels.most_common(top))
             )
 
 

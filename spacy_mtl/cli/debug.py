@@ -379,8 +379,8 @@ def _check_task(task: str, attribute: str, train: TaskCounts, dev: TaskCounts) -
     if not dev.units:
         messages.append(Warnings.W222.format(task=task))
     if attribute not in OPEN:
-        unseen = [label for label in sorted(dev.labels) if label not in train.labels]
-        rare = [f"{label} ({n})" for label, n in train.labels.most_common()[::-1] if n < LEAST]
+        unseen = [repr(label) for label in sorted(dev.labels) if label not in train.labels]
+        rare = [f"{label!r} ({n})" for label, n in train.labels.most_common()[::-1] if n < LEAST]
         if unseen:
             messages.append(Warnings.W220.format(task=task, labels=_shorten(unseen)))
         if rare:
@@ -389,8 +389,8 @@ def _check_task(task: str, attribute: str, train: TaskCounts, dev: TaskCounts) -
 
 
 def _shorten(labels: Sequence[str]) -> str:
-    more = [f"and {len(labels) - LISTED} more"] if len(labels) > LISTED else []
-    return ", ".join([*labels[:LISTED], *more])
+    more = f", and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
+    return ", ".join(labels[:LISTED]) + more
 
 
 def initialize(

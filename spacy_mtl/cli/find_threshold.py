@@ -9,7 +9,7 @@ from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
 from typer import Argument, Option
 from wasabi import msg
 
-from ..errors import Errors
+from ..errors import Errors, quote
 from ..training.thresholds import SCORES, Thresholds, find_thresholds, set_threshold
 from . import command
 from .bench import load_pipeline
@@ -65,10 +65,10 @@ def pick_component(nlp: Language, name: str | None) -> str:
     """
     names = [key for key, pipe in nlp.pipeline if isinstance(pipe, MultiLabel_TextCategorizer)]
     if (name is None and not names) or (name is not None and name not in names):
-        known = ", ".join(names) or "none"
+        known = quote(names) or "none"
         raise ValueError(Errors.M081.format(name=name or "-", names=known))
     if name is None and len(names) > 1:
-        raise ValueError(Errors.M082.format(n=len(names), names=", ".join(names)))
+        raise ValueError(Errors.M082.format(n=len(names), names=quote(names)))
     return name or names[0]
 
 

@@ -8,7 +8,7 @@ import srsly
 from spacy.cli._util import import_code, setup_gpu
 from typer import Argument, Option
 
-from ..errors import Errors
+from ..errors import Errors, quote
 from ..report.content import make_content
 from ..report.runs import read_run
 from ..report.table import make_tables, to_markdown
@@ -91,7 +91,7 @@ def report(
             names = [str(path) for path in paths]
     if len(names) != len(paths):
         raise ValueError(
-            Errors.M203.format(found=len(names), expected=len(paths), names=", ".join(names))
+            Errors.M203.format(found=len(names), expected=len(paths), names=quote(names))
         )
     runs = [read_run(path, name.strip()) for path, name in zip(paths, names, strict=True)]
     return make_content(runs, data)

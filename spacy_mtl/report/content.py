@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 
-from ..errors import Errors
+from ..errors import Errors, quote
 from ..training.calibration import get_ece, make_bins
 from .differences import find_differences
 from .runs import Run, check_same_dev, find_single, group_runs
@@ -79,7 +79,7 @@ def check_labels(found: Evaluations, data: Path) -> None:
     """RAISES (ValueError): M234 if no doc has labels for any task."""
     tasks = [pair for group in found.values() for e in group for pair in e.tasks.items()]
     if not any(any(answers.docs) for _, answers in tasks):
-        names = ", ".join(dict.fromkeys(name for name, _ in tasks))
+        names = quote(dict.fromkeys(name for name, _ in tasks))
         raise ValueError(Errors.M234.format(path=data, tasks=names))
 
 

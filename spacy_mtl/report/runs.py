@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import srsly
 from spacy.util import load_config
 
-from ..errors import Errors
+from ..errors import Errors, quote
 from .table import KEYS, read_metrics
 
 Curves: TypeAlias = dict[str, list[tuple[int, float]]]  # by name: steps and values
@@ -107,7 +107,7 @@ def find_file(folder: Path, pattern: str, keys: Sequence[str]) -> Path | None:
         if isinstance(first, dict) and not first.keys().isdisjoint(keys):
             found.append(path)
     if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+        names = quote(path.name for path in found)
         raise ValueError(Errors.M232.format(path=folder, names=names))
     return found[0] if found else None
 
@@ -202,7 +202,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
             same.sort(key=lambda run: run.seed)
     for first, second in (pair for group in groups for pair in pairwise(group)):
         if first.seed == second.seed:
-            twice = f"{first.name}, {second.name}"
+            twice = quote([first.name, second.name])
             raise ValueError(Errors.M235.format(names=twice, seed=first.seed))
     names = [name_group(group) for group in groups]
     if len(set(names)) < len(names):
@@ -225,7 +225,7 @@ def find_single(settings: Mapping[str, Sequence[Run]]) -> dict[str, str]:
             other = single.setdefault(run.tasks[0], name)
             if other != name:
                 where = find_difference(settings[other][0].setup, run.setup)
-                names = f"{other}, {name}"
+                names = quote([other, name])
                 raise ValueError(Errors.M238.format(task=run.tasks[0], settings=names, where=where))
     return single
 

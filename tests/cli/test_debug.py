@@ -248,15 +248,15 @@ def make_counts(docs: int, **tasks: dict[str, int]) -> Counts:
     ("train", "dev", "expected", "part"),
     [
         ({"A": 10}, {"A": 1}, [], ""),
-        ({"A": 10}, {"A": 1, "C": 2, "B": 1}, ["W220"], "dev, and cannot learn them: B, C."),
+        ({"A": 10}, {"A": 1, "C": 2, "B": 1}, ["W220"], "in dev but not in train: 'B', 'C'."),
         (
             {"A": 9, "B": 10, "C": 1},
             {"A": 1},
             ["W221"],
-            "fewer than 10 examples in train: C (1), A (9).",
+            "fewer than 10 examples in train: 'C' (1), 'A' (9).",
         ),
         ({"A": 10}, {}, ["W222"], "'x'"),
-        ({"A": 1}, {"B": 1}, ["W220", "W221"], "A (1)"),
+        ({"A": 1}, {"B": 1}, ["W220", "W221"], "'A' (1)"),
         ({}, {"A": 1}, ["M224"], "token.tag"),
         ({str(i): 1 for i in range(9)}, {"0": 1}, ["W221"], "and 1 more"),
     ],

@@ -197,7 +197,7 @@ def test_long_tables_are_folded():
 
 
 def test_scores_only():
-    lists = ("transfer", "labels", "calibration", "confusions", "errors")
+    lists = ("differences", "transfer", "labels", "calibration", "confusions", "errors")
     empty = {**{name: [] for name in lists}, "data": None}
     run = {"name": "a", "setting": None, "tasks": [], "seed": None, "source": "a.json"}
     run |= {"scores": {"tag_acc": 0.5}, "steps": None, "curves": {}}
