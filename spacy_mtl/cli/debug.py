@@ -137,9 +137,12 @@ def debug(config: Config) -> list[Finding]:
 
 
 def _examine(config: Config) -> Iterator[list[Finding]]:
+    from ..training.loop import check_training
+
     nlp = load_model_from_config(config, auto_fill=True)
     filled = nlp.config.interpolate()
     training = registry.resolve(filled["training"], schema=ConfigSchemaTraining)
+    check_training(training)
     frozen, annotating = training["frozen_components"], training["annotating_components"]
     heads = get_heads(nlp)
     is_stream = training["max_epochs"] == -1
@@ -251,7 +254,7 @@ def check_evaluations(max_steps: int, every: int) -> list[Finding]:
     every (int): After how many of them there is an evaluation.
     RETURNS (List[Finding]): W231 if the last updates have none.
     """
-    left = max_steps % every if every > 0 else 0
+    left = max_steps % every
     message = Warnings.W231.format(max_steps=max_steps, every=every, last=max_steps - left)
     return [Finding(message, False)] if left else []
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 from spacy.language import Language
 from spacy.schemas import ConfigSchemaTraining
@@ -24,6 +24,7 @@ from spacy.util import registry, resolve_dot_names
 from thinc.api import Optimizer, fix_random_seed, set_gpu_allocator
 from wasabi import Printer
 
+from ..arguments import Count, Range, Rate, check
 from ..errors import Errors
 from ..files import WriteError, clean_up, replacing
 from .resume import (
@@ -36,6 +37,14 @@ from .resume import (
 )
 
 CHECKPOINT = "checkpoint"
+NUMBERS = {
+    "dropout": Rate,
+    "accumulate_gradient": Count,
+    "patience": Annotated[int, Range()],
+    "max_epochs": Annotated[int, Range(-1)],
+    "max_steps": Annotated[int, Range()],
+    "eval_frequency": Count,
+}
 Evaluate = Callable[[], tuple[float, dict[str, Any]]]
 
 
@@ -166,8 +175,9 @@ def train(
         it. Its evaluations are told to the logger again, but without their output path.
     use_gpu (int): The GPU, or -1. It must have been required before.
     stdout, stderr (IO): Get the messages.
-    RAISES (ValueError): M062 if the corpora are not those of the checkpoint, M091 if a pipeline or
-        the checkpoint cannot be written: the ones before are still there.
+    RAISES (ValueError): M058 if a number of `[training]` is out of range, M062 if the corpora are
+        not those of the checkpoint, M091 if a pipeline or the checkpoint cannot be written: the
+        ones before are still there.
     """
     msg = Printer(no_print=True)
     config = nlp.config.interpolate()
@@ -176,6 +186,7 @@ def train(
     if use_gpu >= 0 and config["training"]["gpu_allocator"]:
         set_gpu_allocator(config["training"]["gpu_allocator"])
     T: Any = registry.resolve(config["training"], schema=ConfigSchemaTraining)
+    check_training(T)
     train_corpus, dev_corpus = resolve_dot_names(config, [T["train_corpus"], T["dev_corpus"]])
     optimizer, frozen = T["optimizer"], T["frozen_components"]
     before_to_disk = create_before_to_disk_callback(T["before_to_disk"])
@@ -259,6 +270,12 @@ def train(
         if is_best is None and info:
             replay.save(output / CHECKPOINT, info["losses"])
         write(msg.good("Saved pipeline to output directory", output / DIR_MODEL_LAST))
+
+
+def check_training(training: Mapping[str, Any]) -> None:
+    """RAISES (ValueError): M058 if a number of the section `[training]` is out of range."""
+    for name, expected in NUMBERS.items():
+        check("[training]", name, training[name], expected)
 
 
 def to_plain(value: Any) -> Any:

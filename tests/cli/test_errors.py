@@ -57,6 +57,7 @@ CASES: list[tuple[list[str], str]] = [
     *([train(command, "--gpu-id", "99"), "GPU"] for command in TRAINERS),
     *([train(command, "nonsense"), "nonsense"] for command in TRAINERS),
     (train("train", "--output", "file"), "file"),
+    (train("debug", "--training.eval_frequency", "0"), "eval_frequency = 0"),
     (train("train", "--resume"), "M063"),
     (train("train", "--resume", "--overwrite"), "M208"),
     (["report", "gone"], "gone"),
