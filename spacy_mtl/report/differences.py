@@ -40,7 +40,11 @@ def find_differences(
     for key in dict.fromkeys(key for found in facts.values() for key in found):
         component = key.split(".")[1] if key.startswith("components.") else None
         # A component is compared between those that have it.
-        able = [n for n, (run, *_) in settings.items() if component in (None, *run.pipeline)]
+        able = [
+            n
+            for n, (run, *_) in settings.items()
+            if component in (None, *run.setup["nlp"]["pipeline"])
+        ]
         if len({facts[name].get(key) for name in able}) > 1:
             values = {name: facts[name].get(key) for name in settings}
             records.append({"key": key, "values": values})
@@ -52,11 +56,11 @@ def get_facts(group: Sequence[Run], task: str | None) -> dict[str, str]:
     setup = group[0].setup
     facts = {"updates": ", ".join(dict.fromkeys(map(get_updates, group)))}
     for kind in ("train", "dev"):
-        corpus = setup["training"][f"{kind}_corpus"].removeprefix("corpora.")
+        corpus = setup["training"].get(f"{kind}_corpus", kind).removeprefix("corpora.")
         data = find_data(setup["corpora"].get(corpus, {}), task)
         facts[f"{kind} data"] = ", ".join(sorted(data)) or "unknown"
     flat = dict_to_dot(setup)
-    for name in group[0].pipeline:
+    for name in setup["nlp"]["pipeline"]:
         component = {k: v for k, v in setup["components"][name].items() if k != "balancer"}
         facts |= {
             f"components.{name}.{k}": json.dumps(v) for k, v in dict_to_dot(component).items()

@@ -31,7 +31,6 @@ class Run:
     is_out_of_patience (bool): Whether it ended since the score had not improved for long.
     model (Optional[Path]): The folder of the pipeline.
     tasks (List[str]): The components that were trained, other than encoders.
-    pipeline (List[str]): All components.
     seed (int): The seed of the training.
     setup (Dict[str, Any]): The config without seeds and logger: runs of the same setup differ by
         chance only.
@@ -45,7 +44,6 @@ class Run:
     is_out_of_patience: bool = False
     model: Path | None = None
     tasks: list[str] = field(default_factory=list)
-    pipeline: list[str] = field(default_factory=list)
     seed: int = 0
     setup: dict[str, Any] = field(default_factory=dict)
 
@@ -83,10 +81,9 @@ def read_run(path: Path, name: str) -> Run:
         source,
         curves=get_curves(log),
         steps=log[-1]["step"] if log else None,
-        is_out_of_patience=has_lost_patience(log, config["training"]["patience"]),
+        is_out_of_patience=has_lost_patience(log, config["training"].get("patience", 0)),
         model=models[0],
         tasks=get_trained_tasks(config),
-        pipeline=config["nlp"]["pipeline"],
         seed=config["training"]["seed"] or 0,
         setup=without_seeds(config),
     )

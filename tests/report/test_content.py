@@ -20,7 +20,8 @@ def make_run(*tasks: str) -> Run:
     components = {task: {"factory": f"mtl_{task}"} for task in tasks}
     training = {"train_corpus": "corpora.train", "dev_corpus": "corpora.dev"}
     setup = {"corpora": {}, "training": training, "components": components}
-    return Run("", {}, "", steps=200, tasks=list(tasks), pipeline=list(tasks), setup=setup)
+    setup["nlp"] = {"pipeline": list(tasks)}
+    return Run("", {}, "", steps=200, tasks=list(tasks), setup=setup)
 
 
 def make_answers(*tags: str, gold: str = "aab", measure: str = "tag_acc") -> TaskAnswers:

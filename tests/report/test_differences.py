@@ -23,7 +23,7 @@ def make_run(*tasks: str, steps: int = 200, encoder: str = "minilm", **training:
         "components": components,
         "training": {**names, "score_weights": dict.fromkeys(tasks, 1.0), **training},
     }
-    return Run("", {}, "", steps=steps, tasks=list(tasks), pipeline=pipeline, setup=setup)
+    return Run("", {}, "", steps=steps, tasks=list(tasks), setup=setup)
 
 
 def find_keys(task: str | None = None, **settings: Run) -> list[str]:
