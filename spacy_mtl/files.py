@@ -30,11 +30,13 @@ def replacing(path: Path) -> Iterator[Path]:
             path.rename(old)  # a folder that is not empty cannot be replaced in one step
         new.replace(path)
         remove(old)
-    except (OSError, RuntimeError) as error:  # torch has RuntimeError for a full disk
+    except (OSError, RuntimeError) as error:
+        # torch hides what the disk says
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
         remove(new)
         if old.exists() and not path.exists():
             old.rename(path)
-        raise WriteError(Errors.M091.format(path=path, error=error)) from error
+        raise WriteError(Errors.M091.format(path=path, error=reason)) from error
     except BaseException:
         remove(new)
         raise

@@ -70,3 +70,14 @@ def test_clean_up_after_a_kill(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["best", "model"]
     assert (tmp_path / "model" / "part").read_text() == "first"
     assert (tmp_path / "best" / "part").read_text() == "second"
+
+
+def test_torch_names_no_cause(tmp_path: Path) -> None:
+    def save() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 704 vs 598")
+
+    with pytest.raises(WriteError, match="No space left"), replacing(tmp_path / "checkpoint"):
+        save()

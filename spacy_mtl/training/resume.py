@@ -216,10 +216,10 @@ def write_checkpoint(
     RAISES (ValueError): M091 if it cannot be written.
     """
     about = {"format": FORMAT, "config": get_settings(nlp), **plain}
-    with replacing(path) as new:
-        torch.save({"tensors": dict(tensors), "plain": json.dumps(about)}, new)
-        with new.open("rb+") as file:
-            os.fsync(file.fileno())
+    with replacing(path) as new, new.open("wb") as file:
+        torch.save({"tensors": dict(tensors), "plain": json.dumps(about)}, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_checkpoint(path: Path, nlp: Language) -> dict[str, Any]:
