@@ -1,6 +1,12 @@
 """Every message of the package: a code, the offending value and the fix."""
 
+from collections.abc import Iterable
 from typing import Any
+
+
+def quote(names: Iterable[Any]) -> str:
+    """RETURNS (str): Names for a message. Labels may be empty, or hold commas and spaces."""
+    return ", ".join(map(repr, names))
 
 
 class _WithCodes(type):
@@ -56,7 +62,6 @@ class Errors(metaclass=_WithCodes):
         "own listener."
     )
     M013 = "spacy-mtl.ConcatTok2Vec.v1 needs at least one model in `layers`."
-    M014 = "The window of spacy-mtl.sentence_spans.v1 is {window!r} tokens. Give a number >= 1."
     M018 = (
         "An encoder on {device} has no runtime {runtime!r}. Give one of {known} as `runtime` of "
         "its model."
@@ -66,17 +71,15 @@ class Errors(metaclass=_WithCodes):
         "be neither trained nor saved. Put the original module back at `shim._model` first."
     )
     M020 = (
-        "The balancer names tasks that do not listen to this encoder: {unknown}. Those that do: "
-        "{tasks}. Check their names and the `upstream` of their listeners, or take them out of the "
-        "balancer's settings, those of a sourced encoder in the config.cfg of the source."
+        "The balancer names components that do not listen to this encoder: {unknown}. These do:"
+        " {tasks}. Correct the names or the `upstream` of the listeners, or remove the names "
+        "from the balancer's settings. For a sourced encoder, edit the config.cfg of its "
+        "source."
     )
-    M021 = "The weight of '{name}' is {weight!r}. Give a number >= 0 or a schedule of such numbers."
-    M022 = "{name} = {value!r} in the balancer. Give a number {bound}."
     M023 = (
-        "The balancer {method} needs packages that are missing: {error}\nRun `pip install "
-        "spacy-mtl[balancing]`."
+        "The balancer spacy-mtl.{method}.v1 needs packages that are missing: {error}\nRun `pip "
+        "install spacy-mtl[balancing]`."
     )
-    M024 = "Unknown level '{level}' in the balancer. Choose from: {levels}."
     M025 = (
         "The encoder {encoder} has no weights at the level '{level}' of the balancer: no list of "
         "layers, or all are frozen. Choose another level, such as 'features'."
@@ -87,23 +90,21 @@ class Errors(metaclass=_WithCodes):
         '= "float32".'
     )
     M027 = (
-        "spacy-mtl.EarlyStopping.v1 can't stop tasks of {balancer}, which gives them no weights. "
-        "Take another balancer."
+        "spacy-mtl.EarlyStopping.v1 cannot stop tasks of the balancer {balancer}, which gives "
+        "them no weights. Use another balancer."
     )
-    M030 = "Unknown scheme '{scheme}'. Choose from: {schemes}."
     M031 = (
         "label_smoothing = {label_smoothing} has no meaning for a CRF, which scores whole "
         "sequences. Set it to 0, or crf = false in the model."
     )
     M032 = (
-        "Can't add the label '{label}' to '{name}': its model is already made for {labels}. Train "
+        "Can't add the label {label!r} to '{name}': its model is already made for {labels}. Train "
         "a new component, or give it the labels it was trained with."
     )
     M033 = (
         "No entity types found for '{name}'. Check that the training corpus holds entities, or "
         "give the labels in `[initialize.components]`."
     )
-    M034 = "Unknown pooling '{pooling}'. Choose from: {poolings}."
     M035 = (
         "The model of '{name}' has {nO} outputs, but {n} are needed for its labels: {labels}... "
         "Leave nO = null in the model, or give the labels that it was made for."
@@ -112,44 +113,45 @@ class Errors(metaclass=_WithCodes):
         "The `loss` of '{name}' has no meaning for a CRF, which scores whole sequences. Leave it "
         "out, or set crf = false in the model."
     )
-    M037 = "{name} = {value!r} in UnitLoss. Give {values}."
     M038 = (
         "`class_weights` of '{name}' names labels that are not there: {unknown}. The labels are: "
         "{classes}."
     )
-    M040 = "{name} = {value!r} in the optimizer. Give a number >= 0."
     M041 = (
         "The pattern '{pattern}' of `freeze` matches no parameter of the encoder, which has names "
         "such as {names}."
     )
-    M042 = "Unknown progress_bar '{value}'. Choose from: 'eval', 'train', null."
     M043 = (
-        "TaskCheckpoints is to follow '{key}' for '{task}', which is not there. The components "
-        "that train are {tasks}, and their scores {keys}."
+        "spacy-mtl.TaskCheckpoints.v1 cannot follow the score '{key}' of '{task}'. The trained "
+        "components are {tasks}, and the scores are {keys}. Correct `scores`."
     )
-    M045 = "{name} = {value!r} in the optimizer. Give a number {bound}."
     M046 = (
-        "The encoder {encoder} has no list of layers that could learn at rates or times of their "
-        "own. Set layer_decay = 1.0 and unfreeze_steps = 0 in the optimizer."
+        "The encoder {encoder} has no list of layers, so its layers cannot have rates or start "
+        "times of their own. Set layer_decay = 1.0 and unfreeze_steps = 0 in the optimizer."
+    )
+    M058 = "{function}: {name} = {value!r:.200}. Give {allowed}."
+    M059 = (
+        "spacy-mtl.LexicalEmbed.v1: attrs = {attrs} and rows = {rows}. Give one attribute or more, "
+        "and for each the number of rows of its table."
     )
     M060 = (
-        "The checkpoint {path} is of another config:\n{differences}\nGive the config and the "
-        "overrides that the training was begun with, or another --output, or leave --resume out to "
-        "begin anew."
+        "The checkpoint {path} belongs to another config:\n{differences}\nGive the config and "
+        "overrides of the first run, another --output, or --overwrite instead of --resume to "
+        "start again."
     )
     M061 = (
-        "Can't read the checkpoint {path}: {error}\nIt is cut off, corrupt or of another version. "
-        "Leave --resume out to begin anew."
+        "Can't read the checkpoint {path}: {error}\nIt is cut off, corrupt or of another "
+        "version. Give --overwrite instead of --resume to start again."
     )
     M062 = (
-        "The checkpoint is not of these corpora: {reason}. Give the data that the training was "
-        "begun with, or leave --resume out to begin anew."
+        "The checkpoint belongs to other corpora: {reason}. Give the data of the first run, or "
+        "--overwrite instead of --resume to start again."
     )
     M064 = (
-        "The checkpoint is at step {step}, behind max_steps = {max_steps}. Give a higher one to go "
-        "on, or leave --resume out to begin anew."
+        "The checkpoint is at step {step}, after max_steps = {max_steps}. Raise max_steps to "
+        "continue, or give --overwrite instead of --resume to start again."
     )
-    M063 = "--resume needs the folder of the training. Give it as --output."
+    M063 = "--resume needs the output folder of the run. Give it as --output."
     M079 = (
         "No head to calibrate: the components {pipes} are not of spacy-mtl. Give a pipeline with "
         "mtl_tagger, mtl_ner, mtl_textcat or mtl_textcat_multilabel."
@@ -170,7 +172,6 @@ class Errors(metaclass=_WithCodes):
         "No doc of the data has a category of '{name}'. Give data with gold categories, not only "
         "ones that are ruled out."
     )
-    M066 = "{name} = {value!r} in LoRA. Give {bound}."
     M067 = (
         "The target '{target}' of LoRA matches no layer of the encoder that can get an adapter. It "
         "has names such as {names}. Give the end of such a name, a regular expression for whole "
@@ -193,35 +194,39 @@ class Errors(metaclass=_WithCodes):
         "these labels out of the data."
     )
     M072 = (
-        "lora beside pretrained = false: the weights that adapters stand beside never learn, and "
-        "would stay random. Set lora = null, or pretrained = true."
+        "lora and pretrained = false exclude each other: the encoder's weights would be random,"
+        " and adapters do not train them. Set lora = null, or pretrained = true."
     )
     M084 = (
-        "sampling = 'dynamic' in MixedCorpus follows the scores of a training, but with [training] "
-        "max_epochs = {max_epochs} the whole corpus is read before there are any. Set max_epochs = "
-        "-1, and epochs = 0 in the corpus."
+        "sampling = 'dynamic' in MixedCorpus follows the scores of the evaluations, but with "
+        "[training] max_epochs = {max_epochs} spaCy reads the whole corpus before the first "
+        "evaluation. Set max_epochs = -1, and epochs = 0 in the corpus."
     )
     M086 = (
-        "sampling = '{sampling}' in MixedCorpus with epochs = {epochs}, and [training] max_epochs "
-        "= -1: spaCy would begin the same draws again and again, and what they leave out would "
-        "never be seen. Set epochs = 0 in the corpus."
+        "sampling = '{sampling}' in MixedCorpus with epochs = {epochs}, and [training] "
+        "max_epochs = -1: spaCy would repeat the same draws in every pass, and the examples "
+        "left out would never be used. Set epochs = 0 in the corpus."
     )
     M085 = (
         "`targets` of MixedCorpus names components that are not there: {unknown}. The pipeline has "
         "only {names}."
     )
     M087 = (
-        "A schedule of the config was asked for the number of step {step}. In a copy of a pipeline "
-        "it knows those of the {n} steps before it was copied: train the original, or load the "
+        "A schedule of the config was asked for its value at step {step}. A copy of a pipeline "
+        "has only the {n} values from before it was copied. Train the original, or load the "
         "pipeline from its folder."
     )
     M088 = (
-        "Not the listeners of '{task}' would be replaced in the config, but what is around them, "
-        "and the pipeline could not be loaded again. Give replace_listeners = {paths}, and load "
-        "the pipeline once more."
+        "Replacing the listeners of '{task}' would also replace the layers around them in the "
+        "config, and the saved pipeline could not be loaded. Give replace_listeners = {paths}, "
+        "and load the pipeline again."
     )
     M089 = "The plot needs packages that are missing: {error}\nRun `pip install spacy-mtl[report]`."
     M090 = "Can't plot to {path}: the suffix must be one of {formats}."
+    M091 = (
+        "Can't write {path}: {error}\nWhat was there before is unchanged. Free some space, or "
+        "check the permissions."
+    )
     M073 = (
         "A listener asks for layers = {layers!r}, but the encoder has the layers 0, the "
         'embeddings, to {last}. Give "all", a list of such numbers, of which negative ones count '
@@ -236,7 +241,6 @@ class Errors(metaclass=_WithCodes):
         "heads = {heads} of spacy-mtl.PrivateLayers.v1 can't share vectors of {width} numbers "
         "evenly. Give a divisor of {width}."
     )
-    M076 = "{name} = {value!r} in {architecture}. Give a whole number >= 1."
     M077 = (
         "A head of another encoder has read rows of the one that {tasks} listen to. Docs hold the "
         "rows of one encoder at a time: put all heads of an encoder before the next encoder."
@@ -246,11 +250,6 @@ class Errors(metaclass=_WithCodes):
         "what merges or splits tokens behind all heads that tag tokens, or before the encoder."
     )
     # M1xx corpora and converters
-    M120 = (
-        "Unknown sampling '{sampling}'. Choose from: 'proportional', 'uniform', 'temperature', "
-        "'annealed', 'dynamic'."
-    )
-    M121 = "{name} = {value!r} in MixedCorpus. Give a number >= {least}."
     M122 = (
         "`tasks` of MixedCorpus names corpora that are not there: {unknown}. There are: {corpora}; "
         "at least one is needed."
@@ -264,7 +263,6 @@ class Errors(metaclass=_WithCodes):
         "MixedCorpus says that '{corpus}' has labels for {unknown}, but the pipeline has only "
         "{names}."
     )
-    M125 = "size = {size!r} of batch_by_wordpieces. Give the most wordpieces of a batch, > 0."
     M101 = "{path} is not a file. Check the path."
     M102 = (
         "Cannot read {path} as format {format!r}. Name one of {formats} with --format, and a file "
@@ -294,8 +292,9 @@ class Errors(metaclass=_WithCodes):
     M109 = "{path}, line {line}: not valid JSON: {reason}. Correct this line."
     M110 = "{where}: no {column!r} among {found}. {fix}."
     M111 = (
-        "{where}: entity {entity} covers {value!r}, which does not begin and end with a token or "
-        "overlaps another entity. The tokens there are {tokens}: correct the offsets."
+        "{where}: the entity {entity} covers the text {value!r}. It does not start and end at "
+        "token boundaries, or it overlaps another entity. The tokens there are {tokens}. "
+        "Correct its start and end."
     )
     M112 = "No documents in {paths}. Check that the files hold text in the format {format!r}."
     M113 = "{value!r} is no {option}. Use one of {choices}."
@@ -305,7 +304,10 @@ class Errors(metaclass=_WithCodes):
         "read first, and last the file to write, such as corpus/train.spacy."
     )
     # M2xx command line and report
-    M201 = "{path} is not a file. Give the JSON files that `spacy evaluate --output` has written."
+    M201 = (
+        "There is no file or folder {path}. Give the folder that was the --output of `spacy "
+        "train`, or the JSON file of `spacy evaluate --output`."
+    )
     M202 = (
         "{path} is not what `spacy evaluate --output` writes: {reason}. Write it again, without "
         "--per-component."
@@ -325,6 +327,15 @@ class Errors(metaclass=_WithCodes):
     M206 = (
         "Nothing to measure: {path} has {docs} docs and not a single word. Give .spacy files that "
         "hold text."
+    )
+    M207 = (
+        "{path} holds the checkpoint of another training run. Add --resume to continue that run, "
+        "--overwrite to delete its pipelines and start again, or give another --output."
+    )
+    M208 = "--resume and --overwrite exclude each other. Give one of them."
+    M209 = (
+        "The config {path} has no section {missing}. Run `python -m spacy init fill-config` on it, "
+        "or begin with a config from `configs/`."
     )
     M220 = (
         "[{block}] has path = {path}, where there is nothing. Give a .spacy file or a folder of "
@@ -383,7 +394,7 @@ class Errors(metaclass=_WithCodes):
     M237 = "The page needs packages that are missing: {error}\nRun `pip install spacy-mtl[report]`."
     M238 = (
         "The task '{task}' was trained alone in several settings: {settings}, which differ in "
-        "{where}. Give the runs of the one to compare with."
+        "{where}. Give the runs of one of them only."
     )
     M240 = (
         "There are no two tasks to compare. Put at least two heads of spacy-mtl behind one "
@@ -391,7 +402,7 @@ class Errors(metaclass=_WithCodes):
     )
     M241 = "Training would not end. Give --steps, or set max_steps in [training]."
     M242 = (
-        "Training has ended before the first look, after {every} updates, or no task had a "
+        "Training ended before the first measurement, after {every} updates, or no task had a "
         "gradient. Give a smaller --every or more --steps."
     )
     M243 = "{n} tasks can be split in too many ways to try all. Compare at most {most} at a time."
@@ -411,9 +422,9 @@ class Warnings(metaclass=_WithCodes):
         "halves. A smaller max_batch_items of mtl_transformer avoids this."
     )
     W004 = (
-        "{effect}: no logger tells the scores of the tasks. Set [training.logger] to "
-        "spacy-mtl.ProgressLogger.v1 or spacy-mtl.TaskCheckpoints.v1, or chain one to yours by "
-        "spacy.ChainLogger.v1."
+        "{effect}, because no logger reports the scores of the tasks. Set [training.logger] to "
+        "spacy-mtl.ProgressLogger.v1 or spacy-mtl.TaskCheckpoints.v1, or chain one of them to "
+        "yours with spacy.ChainLogger.v1."
     )
     W005 = (
         "The score of each of {tasks} is '{key}', of which spaCy keeps the last one's: none of "
@@ -428,11 +439,23 @@ class Warnings(metaclass=_WithCodes):
         "{path}, line {line}: bytes that are not UTF-8 become U+FFFD, here and further on. Convert "
         "the file to UTF-8 first, such as by `iconv -f latin1 -t utf-8`."
     )
-    W220 = "'{task}' has labels that are only in dev, and cannot learn them: {labels}."
-    W221 = "'{task}' has labels with fewer than {least} examples in train: {labels}."
-    W222 = "There is no dev data for '{task}', so its scores will be missing."
+    W220 = (
+        "'{task}' cannot learn these labels, which are in dev but not in train: {labels}. Add "
+        "training examples, or remove the labels from dev."
+    )
+    W221 = (
+        "'{task}' has labels with fewer than {least} examples in train: {labels}. Add examples,"
+        " or merge labels."
+    )
+    W222 = (
+        "There is no dev data for '{task}', so it will have no scores. Add dev data with its "
+        "labels."
+    )
     W223 = "'{name}' is frozen: training leaves it as it is."
-    W224 = "The balancer gives '{task}' the weight 0: '{encoder}' learns nothing from it."
+    W224 = (
+        "The balancer gives '{task}' the weight 0: '{encoder}' learns nothing from it. Raise "
+        "the weight if it should."
+    )
     W225 = (
         "'{task}' listens to no encoder: it has a model of its own, and shares nothing. Give it a "
         "listener as tok2vec to share the encoder."
@@ -446,9 +469,16 @@ class Warnings(metaclass=_WithCodes):
         "{share:.1%} of the docs in dev are in train too, which makes scores better than they are. "
         "Take them out of either."
     )
-    W229 = "MixedCorpus says that '{corpus}' has labels for '{task}', but it has none."
-    W230 = "'{task}' has no labels in the batch that was tried: its gradient is not known."
+    W229 = (
+        "`tasks` of MixedCorpus says that '{corpus}' has labels for '{task}', but it has none. "
+        "Correct `tasks`, or add the labels."
+    )
+    W230 = (
+        "'{task}' has no labels in the batch that was tried, so its gradient was not checked. "
+        "Add training data with its labels."
+    )
     W231 = (
-        "max_steps = {max_steps} is no multiple of eval_frequency = {every}: model-best has had at "
-        "most {last} updates. Give another --training.eval_frequency."
+        "max_steps = {max_steps} is no multiple of eval_frequency = {every}: the last "
+        "evaluation is at step {last}, and model-best never has the updates after it. Give "
+        "another --training.eval_frequency."
     )

@@ -1,19 +1,22 @@
 """Features of the words themselves, which show an uncased encoder what it cannot see."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from spacy.ml.models.tok2vec import MultiHashEmbed
 from spacy.tokens import Doc
 from thinc.api import Model, chain, with_array
 
+from .arguments import Range, Size, checked
+from .errors import Errors
 from .types import Floats2d, Ints2d
 
 ODD = 0x9E3779B97F4A7C15
 
 
+@checked("spacy-mtl.LexicalEmbed.v1")
 def build_lexical_embed_v1(
-    width: int, attrs: list[str | int], rows: list[int]
+    width: Size, attrs: list[str | int], rows: list[Annotated[int, Range(1, 1e7)]]
 ) -> Model[list[Doc], list[Floats2d]]:
     """Embed lexical attributes by hashing and mix them by a maxout layer: spaCy's MultiHashEmbed,
     computed once for each distinct word of a batch.
@@ -21,7 +24,10 @@ def build_lexical_embed_v1(
     width (int): Width of each table and of the output.
     attrs (List[str]): The attributes, such as "NORM", "PREFIX", "SUFFIX" and "SHAPE".
     rows (List[int]): The size of each attribute's table.
+    RAISES (ValueError): M058 for an argument out of range, M059 if the lists do not fit.
     """
+    if len(attrs) != len(rows) or not attrs:
+        raise ValueError(Errors.M059.format(attrs=attrs, rows=rows))
     stock = MultiHashEmbed(width, attrs, rows, include_static_vectors=False)
     extract, to_ragged, embed, mix, to_list = stock.layers
     layer = chain(embed.layers[0], mix.layers[0])

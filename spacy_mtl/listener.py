@@ -9,6 +9,7 @@ from spacy_transformers.layers import TransformerListener
 from thinc.api import Model
 from thinc.layers.concatenate import init as init_layers
 
+from .arguments import Factor, check, checked
 from .encoder.layers import Layers, mix_layers
 from .encoder.matrix import KEY, TokenMatrix, TokenRows, get_rows, set_rows
 from .errors import Errors
@@ -38,8 +39,9 @@ class TaskListener(TransformerListener):
         self.upstream_name = upstream_name
 
 
+@checked("spacy-mtl.TaskListener.v1")
 def build_task_listener_v1(
-    upstream: str = "*", grad_factor: float = 1.0, layers: Layers = None
+    upstream: str = "*", grad_factor: Factor = 1.0, layers: Layers = None
 ) -> Model[list[Doc], list[Floats2d]]:
     """Build a layer that listens to `mtl_transformer`: one row per token for each doc.
 
@@ -49,7 +51,8 @@ def build_task_listener_v1(
     layers (Union[str, List[int], None]): By default the last layer is read. "all", or a list of
         numbers, 0 for the embeddings and negative ones counting from the end, reads a learned mix
         of layers: `mix_layers`.
-    RAISES (ValueError): M073, when it is linked, for a layer that the encoder lacks.
+    RAISES (ValueError): M058 for an argument out of range; M073, when it is linked, for a layer
+        that the encoder lacks.
     """
     listener = TaskListener(upstream, grad_factor, layers)
     return listener if layers is None else mix_layers(listener)
@@ -107,6 +110,7 @@ def require_rows(model: TaskListener, doc: Doc) -> TokenRows:
     return rows
 
 
+@checked("spacy-mtl.ConcatTok2Vec.v1")
 def build_concat_tok2vec_v1(
     layers: dict[str, Any],  # models: unresolved blocks are checked too
 ) -> Model[list[Doc], list[Floats2d]]:
@@ -114,8 +118,9 @@ def build_concat_tok2vec_v1(
     lexical features, which show an uncased encoder the case of a word.
 
     layers (Dict[str, Model[List[Doc], List[Floats2d]]]): The models, by any names.
-    RAISES (ValueError): M013 if there is none.
+    RAISES (ValueError): M013 if there is none, M058 for another thing than a model.
     """
+    check("spacy-mtl.ConcatTok2Vec.v1", "layers", layers, dict[str, Model])
     if not layers:
         raise ValueError(Errors.M013)
     models = list(layers.values())

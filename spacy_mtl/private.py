@@ -1,7 +1,7 @@
 """Layers that a task has to itself, between the rows of the shared encoder and its head."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy
 import torch
@@ -19,6 +19,7 @@ from thinc.api import (
 )
 from thinc.layers.chain import init as init_layers
 
+from .arguments import Count, Range, Size, checked
 from .concurrency import limit_threads
 from .encoder.wordpieces import batch_by_length, cut
 from .errors import Errors
@@ -27,8 +28,9 @@ from .types import Bools2d, Floats2d, Ints2d
 BUDGET = 4096  # tokens read at once, padding included
 
 
+@checked("spacy-mtl.Adapter.v1")
 def build_adapter_v1(
-    tok2vec: Model[list[Doc], list[Floats2d]], width: int
+    tok2vec: Model[list[Doc], list[Floats2d]], width: Size
 ) -> Model[list[Doc], list[Floats2d]]:
     """Put a bottleneck behind token vectors: down to `width` numbers, a non-linearity, up again,
     and added to what came in, as in Houlsby et al. (2019), "Parameter-Efficient Transfer Learning
@@ -36,9 +38,8 @@ def build_adapter_v1(
 
     tok2vec (Model[List[Doc], List[Floats2d]]): Where the vectors come from, such as a listener.
     width (int): Of the bottleneck, such as 64.
-    RAISES (ValueError): M076 if it is no whole number >= 1.
+    RAISES (ValueError): M058 for an argument out of range.
     """
-    check_counts("spacy-mtl.Adapter.v1", width=width)
     adapter = residual(chain(Relu(width, dropout=0.0), Linear(init_W=zero_init)))
     adapter.init = init_adapter
     return put_behind(tok2vec, with_array(adapter))
@@ -48,8 +49,12 @@ def init_adapter(model: Model, X: Floats2d | None = None, Y: Any = None) -> None
     model.layers[0].initialize(X=X, Y=X)
 
 
+@checked("spacy-mtl.PrivateLayers.v1")
 def build_private_layers_v1(
-    tok2vec: Model[list[Doc], list[Floats2d]], depth: int = 1, heads: int = 4, window: int = 160
+    tok2vec: Model[list[Doc], list[Floats2d]],
+    depth: Annotated[int, Range(1, 100)] = 1,
+    heads: Size = 4,
+    window: Count = 160,
 ) -> Model[list[Doc], list[Floats2d]]:
     """Put transformer layers of the task's own behind token vectors: torch's, with four times the
     width in their middle, with layer norm before each part, as Xiong et al. (2020), "On Layer
@@ -61,10 +66,9 @@ def build_private_layers_v1(
     heads (int): Of each layer's attention; a divisor of the vectors' width.
     window (int): The most tokens that see each other. Longer docs are cut into even parts, so
         that time and memory grow with their length, not its square.
-    RAISES (ValueError): M076 for a number that is no whole number >= 1; M075, when it is
+    RAISES (ValueError): M058 for an argument out of range; M075, when it is
         initialized, for `heads` that do not divide the width.
     """
-    check_counts("spacy-mtl.PrivateLayers.v1", depth=depth, heads=heads, window=window)
     # The weights are thinc's, not a torch shim's: so they are clipped with the rest of the head,
     # kept when a gradient is broken, decayed, averaged and saved like all others.
     layers: Model = Model(
@@ -87,13 +91,6 @@ def put_behind(tok2vec: Model, layer: Model) -> Model:
 def init_chain(model: Model, X: list[Doc] | None = None, Y: Any = None) -> None:
     init_layers(model, X=X)
     model.layers[0].initialize(X=X)  # listeners have used up what they left on the docs
-
-
-def check_counts(architecture: str, **counts: Any) -> None:
-    """RAISES (ValueError): M076 unless all are whole numbers >= 1."""
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(Errors.M076.format(name=name, value=value, architecture=architecture))
 
 
 def init(model: Model, X: list[Floats2d] | None = None, Y: Any = None) -> None:

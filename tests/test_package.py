@@ -24,6 +24,8 @@ PACKAGE = Path(spacy_mtl.__file__).parent
 STAGES = [
     *(
         "errors",
+        "arguments",
+        "files",
         "types",
         "concurrency",
         "products",

@@ -36,7 +36,7 @@ def test_a_copy_knows_what_there_was(way: Any) -> None:
     assert schedule[1] == 2.0
     copied = way(way(schedule))
     assert [copied[0], copied[1]] == [1.0, 2.0]
-    with pytest.raises(ValueError, match=r"M087.*step 2\..*the 2 steps"):
+    with pytest.raises(ValueError, match=r"M087.*step 2\..*the 2 values"):
         copied[2]
     assert schedule[2] == 4.0
     assert way(Schedule(0.5, float))[9] == 0.5

@@ -50,7 +50,6 @@ class RandomBalancer(ScalarBalancer):
     """
 
     def __init__(self, seed: int) -> None:
-        check_setting("seed", seed, ">= 0", seed >= 0)
         self.seed = seed
         self.batches = 0
 
@@ -81,9 +80,3 @@ def check_names(given: Sequence[str], tasks: Sequence[str]) -> None:
     unknown = sorted(set(given) - set(tasks))
     if unknown:
         raise ValueError(Errors.M020.format(unknown=unknown, tasks=sorted(tasks)))
-
-
-def check_setting(name: str, value: float, bound: str, is_valid: bool) -> None:
-    """RAISES (ValueError): M022 if the setting is not valid."""
-    if not is_valid:
-        raise ValueError(Errors.M022.format(name=name, value=value, bound=bound))

@@ -5,9 +5,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..arguments import Count, Rate, checked
 from ..encoder.hub import TaskBatch
 from ..errors import Errors, Warnings
-from .base import ScalarBalancer, check_names, check_setting
+from .base import ScalarBalancer, check_names
 
 
 class EarlyStopping(ScalarBalancer):
@@ -24,9 +25,6 @@ class EarlyStopping(ScalarBalancer):
         # GradDrop's result is no weighted sum.
         if getattr(type(balancer), "weigh", ScalarBalancer.weigh) is ScalarBalancer.weigh:
             raise ValueError(Errors.M027.format(balancer=type(balancer).__name__))
-        for task, n in patience.items():
-            check_setting(f"patience of {task}", n, ">= 1", n >= 1)
-        check_setting("factor", factor, "from 0 to below 1", 0 <= factor < 1)
         self.balancer, self.patience, self.factor = balancer, patience, factor
         self.best: dict[str, float] = {}
         self.waited: dict[str, int] = {}
@@ -87,8 +85,9 @@ class EarlyStopping(ScalarBalancer):
         self.stopped = list(state.get("stopped", []))
 
 
+@checked("spacy-mtl.EarlyStopping.v1")
 def create_early_stopping_v1(
-    balancer: Any, patience: dict[str, int], factor: float = 0.0
+    balancer: Any, patience: dict[str, Count], factor: Rate = 0.0
 ) -> EarlyStopping:
     """Stop a task whose own score has not improved for its patience, while the others go on. The
     scores come from the logger `spacy-mtl.ProgressLogger.v1` or `spacy-mtl.TaskCheckpoints.v1`:
@@ -99,7 +98,7 @@ def create_early_stopping_v1(
         new best score; one that is not named goes on.
     factor (float): What its weight is multiplied by then, from 0 to below 1. With 0 its head is
         frozen as well; a stock head goes on, without the encoder.
-    RAISES (ValueError): M022 for another number, M027 for GradDrop; M020, when the pipeline is
+    RAISES (ValueError): M058 for another number, M027 for GradDrop; M020, when the pipeline is
         initialized, for a name that no component has.
     """
     return EarlyStopping(balancer, patience, factor)

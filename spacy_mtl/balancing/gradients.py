@@ -19,20 +19,21 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib import import_module
 from itertools import permutations
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy
 import torch
 from thinc.api import get_array_module
 
+from ..arguments import Range, Seed, Share, checked
 from ..encoder.hub import TaskBatch
-from ..encoder.levels import LEVELS
 from ..errors import Errors
 from ..products import norm
 from ..types import Floats2d
-from .base import RandomBalancer, check_setting
+from .base import RandomBalancer
 from .static import StaticWeights
 
+Level = Literal["features", "last_layer", "params"]
 CHUNK = 1 << 20  # columns that are turned to float64 at a time
 CANCELLED = 1e-10  # of the squared norms: a sum below it holds nothing but rounding
 
@@ -78,8 +79,6 @@ class GradientBalancer(PriorBalancer):
 
     def __init__(self, level: str, rescale: bool, weights: dict[str, Any], seed: int = 0) -> None:
         super().__init__(weights, seed)
-        if level not in LEVELS:
-            raise ValueError(Errors.M024.format(level=level, levels=", ".join(LEVELS)))
         self.level, self.rescale = level, rescale
 
     def solve(self, tasks: list[str], gramian: torch.Tensor, seeds: list[int]) -> torch.Tensor:
@@ -111,21 +110,23 @@ class GradientBalancer(PriorBalancer):
 class TorchJD(GradientBalancer):
     """A method of TorchJD, which is imported when training begins: predicting does without.
 
-    method (str): The name of its weighting, without the ending.
+    name (str): The registered name, without prefix and version.
+    method (Optional[str]): The name of TorchJD's weighting, without the ending, if it is another.
     settings (Any): For the weighting.
     """
 
     def __init__(
         self,
-        method: str,
+        name: str,
         level: str,
         rescale: bool,
         weights: dict[str, Any],
         seed: int = 0,
+        method: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(level, rescale, weights, seed)
-        self.method, self.settings = method, settings
+        self.name, self.method, self.settings = name, method or name, settings
 
     @cached_property
     def weighting(self) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -133,7 +134,7 @@ class TorchJD(GradientBalancer):
             aggregation = import_module("torchjd.aggregation")
             return getattr(aggregation, f"{self.method}Weighting")(**self.settings)
         except ImportError as err:
-            raise ValueError(Errors.M023.format(method=self.method, error=err)) from err
+            raise ValueError(Errors.M023.format(method=self.name, error=err)) from err
 
     def check(self, tasks: Sequence[str]) -> None:
         """RAISES (ValueError): M020 for weights of other tasks, M023 if a package is missing."""
@@ -159,7 +160,6 @@ class GradVac(GradientBalancer):
         self, beta: float, level: str, rescale: bool, weights: dict[str, Any], seed: int
     ) -> None:
         super().__init__(level, rescale, weights, seed)
-        check_setting("beta", beta, "from 0 to 1", 0 <= beta <= 1)
         self.beta = beta
         self.cosines: dict[str, dict[str, float]] = {}
 
@@ -267,8 +267,9 @@ def get_scale(gramian: torch.Tensor, weights: torch.Tensor) -> float:
     return math.copysign(norm, float(products.sum()))
 
 
+@checked("spacy-mtl.PCGrad.v1")
 def create_pcgrad_v1(
-    level: str = "last_layer", rescale: bool = True, seed: int = 0, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, seed: Seed = 0, weights: dict[str, Any] = {}
 ) -> GradientBalancer:
     """Take from each task's gradient what goes against another's: Yu et al. (2020), "Gradient
     Surgery for Multi-Task Learning", algorithm 1.
@@ -281,18 +282,18 @@ def create_pcgrad_v1(
     seed (int): Of the order in which tasks are compared.
     weights (Dict[str, Union[float, Iterable[float]]]): For a component a number >= 0 or a schedule
         to multiply its gradient by before, as if it were a factor of its loss; 1 if not named.
-    RAISES (ValueError): M021 for a weight that is no number >= 0, M024 for an unknown level; in
-        training M020 for a name that no component has, M023 if a package is missing and M025 if
-        the encoder has no such level.
+    RAISES (ValueError): M058 for an argument out of range; in training M020 for a name that no
+        component has, M023 if a package is missing and M025 if the encoder has no such level.
     """
     return TorchJD("PCGrad", level, rescale, weights, seed)
 
 
+@checked("spacy-mtl.GradVac.v1")
 def create_gradvac_v1(
-    beta: float = 0.01,
-    level: str = "last_layer",
+    beta: Share = 0.01,
+    level: Level = "last_layer",
     rescale: bool = True,
-    seed: int = 0,
+    seed: Seed = 0,
     weights: dict[str, Any] = {},
 ) -> GradientBalancer:
     """Turn each task's gradient towards the others', to their mean cosine so far: Wang et al.
@@ -300,28 +301,32 @@ def create_gradvac_v1(
 
     beta (float): How much of a cosine goes into its mean, from 0, which is PCGrad, to 1.
     level, rescale, seed, weights: As in `spacy-mtl.PCGrad.v1`.
-    RAISES (ValueError): M022 for another beta; the rest as in `spacy-mtl.PCGrad.v1`, but M023.
+    RAISES (ValueError): M058 for another beta; the rest as in `spacy-mtl.PCGrad.v1`, but M023.
     """
     return GradVac(beta, level, rescale, weights, seed)
 
 
+@checked("spacy-mtl.CAGrad.v1")
 def create_cagrad_v1(
-    c: float = 0.4, level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    c: Annotated[float, Range(0, 10)] = 0.4,
+    level: Level = "last_layer",
+    rescale: bool = True,
+    weights: dict[str, Any] = {},
 ) -> GradientBalancer:
     """Help the task that gains least, near the mean gradient: Liu et al. (2021), "Conflict-Averse
     Gradient Descent", algorithm 1.
 
-    c (float): How far from the mean gradient, in parts of its norm; >= 0.
+    c (float): How far from the mean gradient, in parts of its norm, 0 to 10.
     level, rescale, weights: As in `spacy-mtl.PCGrad.v1`.
-    RAISES (ValueError): M022 for another c; the rest as in `spacy-mtl.PCGrad.v1`.
+    RAISES (ValueError): M058 for another c; the rest as in `spacy-mtl.PCGrad.v1`.
     """
-    check_setting("c", c, ">= 0", c >= 0)
     # By TorchJD's own norm_eps a task that is nearly done would stop all others.
     return TorchJD("CAGrad", level, rescale, weights, c=c, norm_eps=1e-10)
 
 
+@checked("spacy-mtl.MGDA.v1")
 def create_mgda_v1(
-    level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
 ) -> GradientBalancer:
     """Take the shortest mean of the gradients, which goes against none: Sener and Koltun (2018),
     "Multi-Task Learning as Multi-Objective Optimization", algorithm 2.
@@ -331,8 +336,9 @@ def create_mgda_v1(
     return TorchJD("MGDA", level, rescale, weights)
 
 
+@checked("spacy-mtl.IMTLG.v1")
 def create_imtl_g_v1(
-    level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
 ) -> GradientBalancer:
     """Give the result equal projections onto all gradients: IMTL-G, the gradient balance of Liu et
     al. (2021), "Towards Impartial Multi-task Learning", section 3.1. Weights can be negative; with
@@ -343,8 +349,9 @@ def create_imtl_g_v1(
     return TorchJD("IMTLG", level, rescale, weights)
 
 
+@checked("spacy-mtl.AlignedMTL.v1")
 def create_aligned_mtl_v1(
-    level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
 ) -> GradientBalancer:
     """Make the gradients orthogonal and of equal norm, as near to themselves as can be: Senushkin
     et al. (2023), "Independent Component Alignment for Multi-Task Learning", algorithm 1.
@@ -354,8 +361,9 @@ def create_aligned_mtl_v1(
     return TorchJD("AlignedMTL", level, rescale, weights)
 
 
+@checked("spacy-mtl.NashMTL.v1")
 def create_nash_mtl_v1(
-    level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
 ) -> GradientBalancer:
     """Take the tasks' bargaining solution, the weights w with G w = 1 / w for their Gramian G:
     Navon et al. (2022), "Multi-Task Learning as a Bargaining Game", claim 3.1.
@@ -364,11 +372,12 @@ def create_nash_mtl_v1(
 
     level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return TorchJD("FairGrad", level, rescale, weights, alpha=1.0)
+    return TorchJD("NashMTL", level, rescale, weights, method="FairGrad", alpha=1.0)
 
 
+@checked("spacy-mtl.UPGrad.v1")
 def create_upgrad_v1(
-    level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
 ) -> GradientBalancer:
     """Project each gradient to where it goes against none, and take the mean: Quinton and Rey
     (2024), "Jacobian Descent for Multi-Objective Optimization", section 3.
@@ -378,25 +387,27 @@ def create_upgrad_v1(
     return TorchJD("UPGrad", level, rescale, weights)
 
 
+@checked("spacy-mtl.FairGrad.v1")
 def create_fairgrad_v1(
-    alpha: float = 2.0,
-    level: str = "last_layer",
+    alpha: Annotated[float, Range(0.01, 10)] = 2.0,
+    level: Level = "last_layer",
     rescale: bool = True,
     weights: dict[str, Any] = {},
 ) -> GradientBalancer:
     """Share out the tasks' gains fairly: Ban and Ji (2024), "Fair Resource Allocation in
     Multi-Task Learning", equation 4.
 
-    alpha (float): > 0. With 1 it is Nash-MTL; the higher, the more for the task that gains least.
+    alpha (float): From 0.01 to 10. With 1 it is Nash-MTL; the higher, the more for the task that
+        gains least.
     level, rescale, weights: As in `spacy-mtl.PCGrad.v1`.
-    RAISES (ValueError): M022 for another alpha; the rest as in `spacy-mtl.PCGrad.v1`.
+    RAISES (ValueError): M058 for another alpha; the rest as in `spacy-mtl.PCGrad.v1`.
     """
-    check_setting("alpha", alpha, "> 0", alpha > 0)
     return TorchJD("FairGrad", level, rescale, weights, alpha=alpha)
 
 
+@checked("spacy-mtl.ConFIG.v1")
 def create_config_v1(
-    level: str = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
 ) -> GradientBalancer:
     """Go where all tasks gain, in proportion to their gradients' norms: Liu, Chu and Thuerey
     (2024), "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks",
@@ -407,8 +418,9 @@ def create_config_v1(
     return ConFIG(level, rescale, weights)
 
 
+@checked("spacy-mtl.GradDrop.v1")
 def create_graddrop_v1(
-    rescale: bool = True, seed: int = 0, weights: dict[str, Any] = {}
+    rescale: bool = True, seed: Seed = 0, weights: dict[str, Any] = {}
 ) -> GradDrop:
     """In each component of the token matrix keep gradients of one sign only, drawn by lot: Chen et
     al. (2020), "Just Pick a Sign", algorithm 1, lines 10 to 15.
@@ -419,6 +431,6 @@ def create_graddrop_v1(
     rescale (bool): Whether to give the result the norm of the plain sum.
     seed (int): Of the random numbers.
     weights: As in `spacy-mtl.PCGrad.v1`.
-    RAISES (ValueError): M020 and M021 as in `spacy-mtl.PCGrad.v1`.
+    RAISES (ValueError): M020 and M058 as in `spacy-mtl.PCGrad.v1`.
     """
     return GradDrop(rescale, weights, seed)

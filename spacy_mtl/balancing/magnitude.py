@@ -3,8 +3,9 @@
 import math
 from typing import Any
 
+from ..arguments import Rate, checked
 from ..encoder.hub import TaskBatch
-from .base import EPSILON, ScalarBalancer, check_setting
+from .base import EPSILON, ScalarBalancer
 
 
 class GeometricMean(ScalarBalancer):
@@ -23,7 +24,6 @@ class DBMTL(ScalarBalancer):
     """
 
     def __init__(self, beta: float) -> None:
-        check_setting("beta", beta, "from 0 to below 1", 0 <= beta < 1)
         self.beta = beta
         self.norms: dict[str, float] = {}
 
@@ -56,7 +56,8 @@ def create_geometric_mean_v1() -> GeometricMean:
     return GeometricMean()
 
 
-def create_db_mtl_v1(beta: float = 0.9) -> DBMTL:
+@checked("spacy-mtl.DBMTL.v1")
+def create_db_mtl_v1(beta: Rate = 0.9) -> DBMTL:
     """Minimize the logarithms of the losses, with gradients of equal norm: Lin et al. (2023),
     "Dual-Balancing for Multi-Task Learning", algorithm 1.
 
@@ -65,6 +66,6 @@ def create_db_mtl_v1(beta: float = 0.9) -> DBMTL:
     the paper gives each task the largest, which would change the learning rate.
 
     beta (float): How much of the average of a norm stays in each batch, from 0 to below 1.
-    RAISES (ValueError): M022 for another beta.
+    RAISES (ValueError): M058 for another beta.
     """
     return DBMTL(beta)

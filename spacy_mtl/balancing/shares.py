@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy
 
+from ..arguments import Count, Range, Seed, checked
 from ..encoder.hub import TaskBatch
-from .base import EPSILON, RandomBalancer, ScalarBalancer, check_setting, share
+from .base import EPSILON, RandomBalancer, ScalarBalancer, share
+
+StepSize = Annotated[float, Range(0, 10, above=True)]  # with the largest decay it stays stable
 
 
 class RandomWeights(RandomBalancer):
@@ -26,8 +29,6 @@ class DynamicWeightAverage(ScalarBalancer):
     """
 
     def __init__(self, window: int, temperature: float) -> None:
-        check_setting("window", window, ">= 1", window >= 1)
-        check_setting("temperature", temperature, "> 0", temperature > 0)
         self.window, self.temperature = window, temperature
         self.steps = 0
         self.sums: dict[str, tuple[float, int]] = {}
@@ -64,7 +65,6 @@ class LearnedShares(ScalarBalancer):
     """
 
     def __init__(self, learn_rate: float) -> None:
-        check_setting("learn_rate", learn_rate, "> 0", learn_rate > 0)
         self.learn_rate = learn_rate
         self.logits: dict[str, float] = {}
         self.losses: dict[str, float] = {}  # that the later ones are compared with
@@ -130,7 +130,6 @@ class FAMO(LearnedShares):
 
     def __init__(self, learn_rate: float, decay: float) -> None:
         super().__init__(learn_rate)
-        check_setting("decay", decay, ">= 0", decay >= 0)
         self.decay = decay
         self._sums: dict[str, tuple[float, int]] = {}
 
@@ -162,7 +161,8 @@ def add_losses(sums: dict[str, tuple[float, int]], batch: TaskBatch) -> None:
         sums[task] = (total + loss, n + 1)
 
 
-def create_random_weights_v1(seed: int = 0) -> RandomWeights:
+@checked("spacy-mtl.RandomWeights.v1")
+def create_random_weights_v1(seed: Seed = 0) -> RandomWeights:
     """Weight the tasks at random, by a softmax over normal numbers: Lin et al. (2022), "Reasonable
     Effectiveness of Random Weighting", algorithm 2.
 
@@ -171,8 +171,9 @@ def create_random_weights_v1(seed: int = 0) -> RandomWeights:
     return RandomWeights(seed)
 
 
+@checked("spacy-mtl.DynamicWeightAverage.v1")
 def create_dynamic_weight_average_v1(
-    window: int = 100, temperature: float = 2.0
+    window: Count = 100, temperature: Annotated[float, Range(0.001, 1e6)] = 2.0
 ) -> DynamicWeightAverage:
     """Weight the tasks by how slowly their losses fall: Liu, Johns and Davison (2019), "End-to-End
     Multi-Task Learning with Attention", equation 7.
@@ -180,12 +181,15 @@ def create_dynamic_weight_average_v1(
     window (int): Updates over which a loss is averaged; the paper has an epoch. All weights are 1
         in the first two.
     temperature (float): The higher, the more even the weights.
-    RAISES (ValueError): M022 for a window < 1 or a temperature that is not > 0.
+    RAISES (ValueError): M058 for an argument out of range.
     """
     return DynamicWeightAverage(window, temperature)
 
 
-def create_gradnorm_v1(learn_rate: float = 0.025, alpha: float = 1.5) -> GradNorm:
+@checked("spacy-mtl.GradNorm.v1")
+def create_gradnorm_v1(
+    learn_rate: StepSize = 0.025, alpha: Annotated[float, Range(0, 10)] = 1.5
+) -> GradNorm:
     """Learn weights that balance the tasks' gradient norms and training rates: Chen et al. (2018),
     "GradNorm", equation 2, with a softmax in place of the renormalization.
 
@@ -193,12 +197,15 @@ def create_gradnorm_v1(learn_rate: float = 0.025, alpha: float = 1.5) -> GradNor
 
     learn_rate (float): Step size of the logits.
     alpha (float): How much to favour tasks that have learnt less; 0 for equal norms.
-    RAISES (ValueError): M022 for a learn_rate that is not > 0.
+    RAISES (ValueError): M058 for an argument out of range.
     """
     return GradNorm(learn_rate, alpha)
 
 
-def create_famo_v1(learn_rate: float = 1.0, decay: float = 0.001) -> FAMO:
+@checked("spacy-mtl.FAMO.v1")
+def create_famo_v1(
+    learn_rate: StepSize = 1.0, decay: Annotated[float, Range(0, 0.1)] = 0.001
+) -> FAMO:
     """Weight the tasks so that their losses fall at the same rate: Liu et al. (2023), "FAMO: Fast
     Adaptive Multitask Optimization", algorithm 1.
 
@@ -208,6 +215,6 @@ def create_famo_v1(learn_rate: float = 1.0, decay: float = 0.001) -> FAMO:
 
     learn_rate (float): Step size of the logits.
     decay (float): Pulls the logits to 0, in each step by this share of the step size.
-    RAISES (ValueError): M022 for a learn_rate that is not > 0 or a decay < 0.
+    RAISES (ValueError): M058 for an argument out of range.
     """
     return FAMO(learn_rate, decay)

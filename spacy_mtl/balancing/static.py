@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from ..arguments import Range, checked
 from ..encoder.hub import TaskBatch
-from ..errors import Errors
 from ..schedule import Schedule
 from .base import ScalarBalancer, check_names
+
+WEIGHT = Range(0, 1e6)
 
 
 class StaticWeights(ScalarBalancer):
@@ -18,8 +20,10 @@ class StaticWeights(ScalarBalancer):
     """
 
     def __init__(self, weights: dict[str, Any]) -> None:
-        checks = {name: partial(check_weight, name) for name in weights}
-        self.weights = {name: Schedule(weights[name], check) for name, check in checks.items()}
+        self.weights = {
+            name: Schedule(weight, partial(WEIGHT.check, "balancer", f"weights[{name!r}]"))
+            for name, weight in weights.items()
+        }
         self.steps = 0
 
     def weigh(self, batch: TaskBatch) -> dict[str, float]:
@@ -39,22 +43,13 @@ class StaticWeights(ScalarBalancer):
         self.steps = state.get("steps", 0)
 
 
-def check_weight(name: str, weight: Any) -> float:
-    """RETURNS (float): The weight.
-    RAISES (ValueError): M021 unless it is a finite number >= 0.
-    """
-    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-    if not is_number or not 0 <= weight < float("inf"):
-        raise ValueError(Errors.M021.format(name=name, weight=weight))
-    return float(weight)
-
-
+@checked("spacy-mtl.StaticWeights.v1")
 def create_static_weights_v1(weights: dict[str, Any] = {}) -> StaticWeights:  # noqa: B006
     """Weight the tasks by numbers or schedules from the config.
 
     weights (Dict[str, Union[float, Iterable[float]]]): For each component a number >= 0 or a
         thinc schedule; 1 for a component that is not named.
-    RAISES (ValueError): M021 for a weight that is no number >= 0; M020, when the pipeline is
+    RAISES (ValueError): M058 for a weight out of range; M020, when the pipeline is
         initialized, for a name that no component has.
     """
     return StaticWeights(weights)

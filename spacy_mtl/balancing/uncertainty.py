@@ -1,10 +1,13 @@
 """Weights learned so that every task's weighted loss comes to the same."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
+from ..arguments import Range, checked
 from ..encoder.hub import TaskBatch
-from .base import ScalarBalancer, check_setting
+from .base import ScalarBalancer
+
+StepSize = Annotated[float, Range(0, 10, above=True)]
 
 
 class UncertaintyWeights(ScalarBalancer):
@@ -22,7 +25,6 @@ class UncertaintyWeights(ScalarBalancer):
     """
 
     def __init__(self, learn_rate: float, target: float) -> None:
-        check_setting("learn_rate", learn_rate, "> 0", learn_rate > 0)
         self.learn_rate = learn_rate
         self.target = target
         self.log_variances: dict[str, float] = {}
@@ -49,23 +51,25 @@ class UncertaintyWeights(ScalarBalancer):
         self.log_variances = dict(state.get("log_variances", {}))
 
 
-def create_uncertainty_weights_v1(learn_rate: float = 0.01) -> UncertaintyWeights:
+@checked("spacy-mtl.UncertaintyWeights.v1")
+def create_uncertainty_weights_v1(learn_rate: StepSize = 0.01) -> UncertaintyWeights:
     """Weight the tasks by their learned homoscedastic uncertainty: Kendall, Gal and Cipolla (2018),
     "Multi-Task Learning Using Uncertainty to Weigh Losses", equation 10 for classification losses.
 
     learn_rate (float): Step size of the log-variances, > 0, and the most they move in an update.
-    RAISES (ValueError): M022 for another step size.
+    RAISES (ValueError): M058 for another step size.
     """
     return UncertaintyWeights(learn_rate, target=0.5)
 
 
-def create_imtl_l_v1(learn_rate: float = 0.01) -> UncertaintyWeights:
+@checked("spacy-mtl.IMTLL.v1")
+def create_imtl_l_v1(learn_rate: StepSize = 0.01) -> UncertaintyWeights:
     """Learn a scale for each task that brings its loss to 1, minimizing exp(s) L - s: IMTL-L, the
     loss balance of Liu et al. (2021), "Towards Impartial Multi-task Learning", section 3.2.
 
     The weights are twice those of uncertainty, by the same rule.
 
     learn_rate (float): Step size of the scales, > 0, and the most they move in an update.
-    RAISES (ValueError): M022 for another step size.
+    RAISES (ValueError): M058 for another step size.
     """
     return UncertaintyWeights(learn_rate, target=1.0)

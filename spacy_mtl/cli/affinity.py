@@ -15,17 +15,14 @@ from spacy.cli._util import (
     show_validation_error,
 )
 from spacy.training.initialize import init_nlp
-from spacy.util import load_config
 from typer import Argument, Context, Option
 from wasabi import msg
 
-from ..errors import Errors
-from . import mtl_cli
+from ..errors import Errors, quote
+from . import command, read_config
 
 
-@mtl_cli.command(
-    "affinity", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
+@command("affinity", "Cannot measure", overrides=True)
 def affinity_cli(
     ctx: Context,
     config_path: Annotated[Path, Argument(help="The config", exists=True, allow_dash=True)],
@@ -60,14 +57,10 @@ def affinity_cli(
     overrides = parse_config_overrides(ctx.args)
     import_code(code_path)
     setup_gpu(gpu_id)
-    try:
-        save_heatmap = import_save_heatmap(plot) if plot else None
-        with show_validation_error(config_path):
-            config = load_config(config_path, overrides=overrides, interpolate=False)
-            nlp = init_nlp(config, use_gpu=gpu_id)
-        affinity = measure_affinity(nlp, steps=steps, every=every)
-    except (ValueError, OSError) as error:
-        msg.fail("Cannot measure", error, exits=1)
+    save_heatmap = import_save_heatmap(plot) if plot else None
+    with show_validation_error(config_path):
+        nlp = init_nlp(read_config(config_path, overrides), use_gpu=gpu_id)
+    affinity = measure_affinity(nlp, steps=steps, every=every)
     print_affinity(affinity)
     try:
         groupings = [asdict(grouping) for grouping in propose_groups(affinity)]
@@ -96,7 +89,7 @@ def import_save_heatmap(path: Path) -> Any:
     except ImportError as error:
         raise ValueError(Errors.M089.format(error=error)) from error
     if path.suffix[1:].lower() not in FORMATS:
-        raise ValueError(Errors.M090.format(path=path, formats=", ".join(sorted(FORMATS))))
+        raise ValueError(Errors.M090.format(path=path, formats=quote(sorted(FORMATS))))
     return save_heatmap
 
 
@@ -122,7 +115,7 @@ def print_affinity(affinity: Mapping[str, Mapping[str, float]]) -> None:
     msg.table(rows, header=header, aligns=("l", *"r" * len(affinity)), divider=True)
     unknown = [task for task, row in affinity.items() if not any(map(math.isfinite, row.values()))]
     if unknown:
-        msg.warn(f"No step had labels for {', '.join(unknown)}: what is '-' counts as 0 below")
+        msg.warn(f"No step had labels for {quote(unknown)}: what is '-' counts as 0 below")
 
 
 def print_groupings(groupings: list[dict[str, Any]]) -> None:

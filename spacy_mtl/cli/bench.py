@@ -22,7 +22,7 @@ from typer import Argument, Option
 from wasabi import msg
 
 from ..errors import Errors
-from . import mtl_cli
+from . import command
 
 
 @dataclass
@@ -59,7 +59,7 @@ class BenchResult:
     versions: dict[str, str]
 
 
-@mtl_cli.command("bench")
+@command("bench", "Cannot measure")
 def bench_cli(
     pipeline: Annotated[str, Argument(help="Name or folder of the pipeline")],
     data: Annotated[Path, Argument(help="A .spacy file, or a folder of them")],
@@ -82,15 +82,12 @@ def bench_cli(
     import torch
 
     import_code(code_path)
-    try:
-        setup_gpu(gpu_id, silent=False)
-        if threads is not None:
-            torch.set_num_threads(threads)
-        nlp = load_pipeline(pipeline)
-        docs = read_docs(data, nlp.vocab, limit)
-        result = bench(nlp, docs, repeats=repeats, batch_size=batch_size)
-    except ValueError as error:
-        msg.fail("Cannot measure", error, exits=1)
+    setup_gpu(gpu_id, silent=False)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    nlp = load_pipeline(pipeline)
+    docs = read_docs(data, nlp.vocab, limit)
+    result = bench(nlp, docs, repeats=repeats, batch_size=batch_size)
     print_result(result)
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -10,14 +10,14 @@ from spacy.training import Corpus, Example
 from typer import Argument, Option
 from wasabi import msg
 
-from ..errors import Errors
+from ..errors import Errors, quote
 from ..heads.head import Head
 from ..training.calibration import Calibration, calibrate
-from . import mtl_cli
+from . import command
 from .bench import load_pipeline
 
 
-@mtl_cli.command("calibrate")
+@command("calibrate", "Cannot calibrate")
 def calibrate_cli(
     pipeline: Annotated[str, Argument(help="Name or folder of the pipeline")],
     data: Annotated[Path, Argument(help="A .spacy file, or a folder of them, such as dev")],
@@ -39,16 +39,13 @@ def calibrate_cli(
     """
     import_code(code_path)
     setup_gpu(gpu_id, silent=False)
-    try:
-        nlp = load_pipeline(pipeline)
-        found = calibrate(nlp, read_examples(data, nlp))
-        output.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        msg.fail("Cannot calibrate", error, exits=1)
+    nlp = load_pipeline(pipeline)
+    found = calibrate(nlp, read_examples(data, nlp))
+    output.mkdir(parents=True, exist_ok=True)
     print_calibrations(found)
     others = [name for name, pipe in nlp.pipeline if isinstance(pipe, Head) and name not in found]
     if others:
-        msg.warn(f"Left as they were, since the data has no labels of theirs: {', '.join(others)}")
+        msg.warn(f"Left as they were, since the data has no labels of theirs: {quote(others)}")
     nlp.to_disk(output)
     msg.good(f"Saved the calibrated pipeline: {output}")
 

@@ -13,10 +13,11 @@ from ..corpora.chunks import cut_doc
 from ..corpora.counts import ATTRIBUTES, TASKS, Counts, count_docs
 from ..corpora.formats import AUTO, FORMATS, read_docs
 from ..errors import Errors
-from . import mtl_cli
+from ..files import replacing
+from . import command
 
 
-@mtl_cli.command("convert")
+@command("convert", "Cannot convert")
 def convert_cli(
     inputs: Annotated[list[Path], Argument(help="Files, or folders of files")],
     output: Annotated[Path, Argument(help="The .spacy file to write", dir_okay=False)],
@@ -52,22 +53,19 @@ def convert_cli(
     Reads CoNLL-U, slot filling folders (seq.in, seq.out, label), JSON Lines, CSV, TSV and
     CLINC150 JSON. An annotation that a corpus does not have stays missing.
     """
-    try:
-        counts = convert(
-            inputs,
-            output,
-            format=format,
-            words=words,
-            lang=lang,
-            tasks=[task.strip() for task in tasks.split(",")],
-            tags=tags,
-            category=category,
-            text=text,
-            separator=separator,
-            split=split,
-        )
-    except (ValueError, OSError, ImportError, RecursionError) as error:
-        msg.fail("Cannot convert", error, exits=1)
+    counts = convert(
+        inputs,
+        output,
+        format=format,
+        words=words,
+        lang=lang,
+        tasks=[task.strip() for task in tasks.split(",")],
+        tags=tags,
+        category=category,
+        text=text,
+        separator=separator,
+        split=split,
+    )
     print_counts(counts)
     msg.good(f"{counts.docs} docs with {counts.words} words: {output}")
 
@@ -107,7 +105,8 @@ def convert(
     for chunk in chunks:
         _drop_annotations(chunk, dropped)
     output.parent.mkdir(parents=True, exist_ok=True)
-    DocBin(docs=chunks).to_disk(output)
+    with replacing(output) as new:
+        DocBin(docs=chunks).to_disk(new)
     return count_docs(chunks)
 
 
@@ -130,7 +129,7 @@ def print_counts(counts: Counts, top: int = 10) -> None:
     for task, (_, labels, _) in counts.tasks.items():
         if labels:
             msg.text(
-                f"{task}: " + ", ".join(f"{label} ({n})" for label, n in labels.most_common(top))
+                f"{task}: " + ", ".join(f"{label!r} ({n})" for label, n in labels.most_common(top))
             )
 
 

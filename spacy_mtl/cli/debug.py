@@ -32,7 +32,7 @@ from wasabi import msg
 from ..corpora.counts import ATTRIBUTES, Counts, TaskCounts, add_counts, count_docs
 from ..corpora.mixed import Reader, get_annotations, keep_annotations, read_mixed
 from ..errors import Errors, Warnings
-from . import mtl_cli
+from . import command
 
 LEAST = 10  # examples of a label
 LISTED = 8  # labels in a message
@@ -90,9 +90,7 @@ class HeadStep(NamedTuple):
     gradient: float | None
 
 
-@mtl_cli.command(
-    "debug", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
+@command("debug", "Cannot go on", overrides=True)
 def debug_cli(
     ctx: Context,
     config_path: Annotated[Path, Argument(help="The config", exists=True, allow_dash=True)],
@@ -111,11 +109,8 @@ def debug_cli(
     overrides = parse_config_overrides(ctx.args)
     import_code(code_path)
     setup_gpu(gpu_id)
-    try:
-        with show_validation_error(config_path):
-            findings = debug(load_config(config_path, overrides=overrides, interpolate=False))
-    except (ValueError, OSError) as error:
-        msg.fail("Cannot go on", error, exits=1)
+    with show_validation_error(config_path):
+        findings = debug(load_config(config_path, overrides=overrides, interpolate=False))
     if failures := sum(finding.is_failure for finding in findings):
         msg.fail(f"Not ready for training. Failures: {failures}", exits=1)
     msg.good(f"Ready for training. Warnings: {len(findings)}")
@@ -142,9 +137,12 @@ def debug(config: Config) -> list[Finding]:
 
 
 def _examine(config: Config) -> Iterator[list[Finding]]:
+    from ..training.loop import check_training
+
     nlp = load_model_from_config(config, auto_fill=True)
     filled = nlp.config.interpolate()
     training = registry.resolve(filled["training"], schema=ConfigSchemaTraining)
+    check_training(training)
     frozen, annotating = training["frozen_components"], training["annotating_components"]
     heads = get_heads(nlp)
     is_stream = training["max_epochs"] == -1
@@ -256,7 +254,7 @@ def check_evaluations(max_steps: int, every: int) -> list[Finding]:
     every (int): After how many of them there is an evaluation.
     RETURNS (List[Finding]): W231 if the last updates have none.
     """
-    left = max_steps % every if every > 0 else 0
+    left = max_steps % every
     message = Warnings.W231.format(max_steps=max_steps, every=every, last=max_steps - left)
     return [Finding(message, False)] if left else []
 
@@ -384,8 +382,8 @@ def _check_task(task: str, attribute: str, train: TaskCounts, dev: TaskCounts) -
     if not dev.units:
         messages.append(Warnings.W222.format(task=task))
     if attribute not in OPEN:
-        unseen = [label for label in sorted(dev.labels) if label not in train.labels]
-        rare = [f"{label} ({n})" for label, n in train.labels.most_common()[::-1] if n < LEAST]
+        unseen = [repr(label) for label in sorted(dev.labels) if label not in train.labels]
+        rare = [f"{label!r} ({n})" for label, n in train.labels.most_common()[::-1] if n < LEAST]
         if unseen:
             messages.append(Warnings.W220.format(task=task, labels=_shorten(unseen)))
         if rare:
@@ -394,8 +392,8 @@ def _check_task(task: str, attribute: str, train: TaskCounts, dev: TaskCounts) -
 
 
 def _shorten(labels: Sequence[str]) -> str:
-    more = [f"and {len(labels) - LISTED} more"] if len(labels) > LISTED else []
-    return ", ".join([*labels[:LISTED], *more])
+    more = f", and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
+    return ", ".join(labels[:LISTED]) + more
 
 
 def initialize(

@@ -9,14 +9,14 @@ from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
 from typer import Argument, Option
 from wasabi import msg
 
-from ..errors import Errors
+from ..errors import Errors, quote
 from ..training.thresholds import SCORES, Thresholds, find_thresholds, set_threshold
-from . import mtl_cli
+from . import command
 from .bench import load_pipeline
 from .calibrate import read_examples
 
 
-@mtl_cli.command("find-threshold")
+@command("find-threshold", "Cannot find a threshold")
 def find_threshold_cli(
     pipeline: Annotated[str, Argument(help="Name or folder of the pipeline")],
     data: Annotated[Path, Argument(help="A .spacy file, or a folder of them, such as dev")],
@@ -44,17 +44,13 @@ def find_threshold_cli(
     """
     import_code(code_path)
     setup_gpu(gpu_id, silent=False)
-    try:
-        if scores_key not in SCORES:
-            choices = ", ".join(SCORES)
-            raise ValueError(
-                Errors.M113.format(value=scores_key, option="--scores-key", choices=choices)
-            )
-        nlp = load_pipeline(pipeline)
-        name = pick_component(nlp, component)
-        found = find_thresholds(nlp, read_examples(data, nlp), name, scores_key)
-    except ValueError as error:
-        msg.fail("Cannot find a threshold", error, exits=1)
+    if scores_key not in SCORES:
+        raise ValueError(
+            Errors.M113.format(value=scores_key, option="--scores-key", choices=list(SCORES))
+        )
+    nlp = load_pipeline(pipeline)
+    name = pick_component(nlp, component)
+    found = find_thresholds(nlp, read_examples(data, nlp), name, scores_key)
     print_thresholds(found, scores_key)
     if output:
         set_threshold(nlp, name, found.threshold[1])
@@ -69,10 +65,10 @@ def pick_component(nlp: Language, name: str | None) -> str:
     """
     names = [key for key, pipe in nlp.pipeline if isinstance(pipe, MultiLabel_TextCategorizer)]
     if (name is None and not names) or (name is not None and name not in names):
-        known = ", ".join(names) or "none"
+        known = quote(names) or "none"
         raise ValueError(Errors.M081.format(name=name or "-", names=known))
     if name is None and len(names) > 1:
-        raise ValueError(Errors.M082.format(n=len(names), names=", ".join(names)))
+        raise ValueError(Errors.M082.format(n=len(names), names=quote(names)))
     return name or names[0]
 
 

@@ -7,16 +7,17 @@ from typing import Annotated, Any
 import srsly
 from spacy.cli._util import import_code, setup_gpu
 from typer import Argument, Option
-from wasabi import msg
 
-from ..errors import Errors
+from ..errors import Errors, quote
 from ..report.content import make_content
 from ..report.runs import read_run
 from ..report.table import make_tables, to_markdown
-from . import mtl_cli
+from . import command
+
+PRINTED = ("What differs", "Alone or together", "All runs")
 
 
-@mtl_cli.command("report")
+@command("report", "Cannot report")
 def report_cli(
     runs: Annotated[
         list[Path],
@@ -55,16 +56,13 @@ def report_cli(
     tasks' losses, weights and gradients were in training.
     """
     import_code(code_path)
-    try:
-        for path in filter(None, (output, json, html)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        make_page = import_page() if html else lambda _: ""
-        setup_gpu(gpu_id, silent=True)
-        content = report(runs, None if names is None else names.split(","), data)
-    except (ValueError, OSError) as error:
-        msg.fail("Cannot report", error, exits=1)
+    for path in filter(None, (output, json, html)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    make_page = import_page() if html else lambda _: ""
+    setup_gpu(gpu_id, silent=True)
+    content = report(runs, None if names is None else names.split(","), data)
     tables = make_tables(content)
-    print(to_markdown([t for t in tables if t.title in ("Alone or together", "All runs")]), end="")
+    print(to_markdown([table for table in tables if table.title in PRINTED]), end="")
     for path, make_text in (
         (output, lambda: to_markdown(tables)),
         (json, lambda: srsly.json_dumps(content, indent=2)),
@@ -93,7 +91,7 @@ def report(
             names = [str(path) for path in paths]
     if len(names) != len(paths):
         raise ValueError(
-            Errors.M203.format(found=len(names), expected=len(paths), names=", ".join(names))
+            Errors.M203.format(found=len(names), expected=len(paths), names=quote(names))
         )
     runs = [read_run(path, name.strip()) for path, name in zip(paths, names, strict=True)]
     return make_content(runs, data)

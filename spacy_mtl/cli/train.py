@@ -17,12 +17,10 @@ from typer import Argument, Context, Option
 from wasabi import msg
 
 from ..errors import Errors
-from . import mtl_cli
+from . import command, read_config
 
 
-@mtl_cli.command(
-    "train", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
+@command("train", "Cannot train", overrides=True)
 def train_cli(
     ctx: Context,
     config_path: Annotated[Path, Argument(help="The config", exists=True, allow_dash=True)],
@@ -32,6 +30,9 @@ def train_cli(
     ] = None,
     resume: Annotated[
         bool, Option("--resume", "-r", help="Go on from the checkpoint in the output folder")
+    ] = False,
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Begin anew in an output folder that has a checkpoint")
     ] = False,
     code_path: Annotated[
         Path | None, Option("--code", "-c", help="Python file with registered functions to import")
@@ -49,6 +50,7 @@ def train_cli(
     and the log become the same, bit for bit, as without the stop. On a GPU that holds as far as its
     own operations repeat themselves. The config and its overrides must be the same but for
     training.max_steps, max_epochs, patience and the logger. Without a checkpoint training begins.
+    A folder with a checkpoint is left alone unless there is --resume or --overwrite.
     """
     from ..training.loop import CHECKPOINT, train
     from ..training.resume import read_checkpoint
@@ -57,16 +59,19 @@ def train_cli(
         util.logger.setLevel(logging.DEBUG)
     overrides = parse_config_overrides(ctx.args)
     import_code(code_path)
+    if resume and overwrite:
+        raise ValueError(Errors.M208)
     if output:
+        if (output / CHECKPOINT).exists() and not (resume or overwrite):
+            raise ValueError(Errors.M207.format(path=output))
         output.mkdir(parents=True, exist_ok=True)
         msg.info(f"Saving to output directory: {output}")
     elif resume:
-        msg.fail("Cannot resume", Errors.M063, exits=1)
+        raise ValueError(Errors.M063)
     else:
         msg.info("No output directory provided")
     setup_gpu(gpu_id)
-    with show_validation_error(config_path):
-        config = util.load_config(config_path, overrides=overrides, interpolate=False)
+    config = read_config(config_path, overrides)
     msg.divider("Initializing pipeline")
     with show_validation_error(config_path, hint_fill=False):
         nlp = init_nlp(config, use_gpu=gpu_id)
@@ -75,10 +80,7 @@ def train_cli(
     if resume and output:
         path = output / CHECKPOINT
         if path.exists():
-            try:
-                past = read_checkpoint(path, nlp)
-            except ValueError as error:
-                msg.fail("Cannot resume", error, exits=1)
+            past = read_checkpoint(path, nlp)
             msg.info(f"Resuming after step {past['step']}")
         else:
             msg.info(f"No checkpoint in {output}: training begins anew")

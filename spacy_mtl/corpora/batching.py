@@ -8,13 +8,15 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import minibatch
 
+from ..arguments import Count, checked
 from ..errors import Errors
 
 READ_AHEAD = 256  # items to count wordpieces of in one call
 
 
+@checked("spacy-mtl.batch_by_wordpieces.v1")
 def create_wordpiece_batcher_v1(
-    size: int, tokenizer: str | None = None, discard_oversize: bool = False
+    size: Count, tokenizer: str | None = None, discard_oversize: bool = False
 ) -> Callable[[Iterable[Any]], Iterator[list[Any]]]:
     """Batch docs or examples by wordpieces, in the order in which they come.
 
@@ -25,10 +27,8 @@ def create_wordpiece_batcher_v1(
     tokenizer (Optional[str]): The encoder's name or path, whose wordpieces are counted. Without
         it, one for every four characters of a word and at least one.
     discard_oversize (bool): Whether to leave out items with more than `size` wordpieces.
-    RAISES (ValueError): M125 unless size > 0.
+    RAISES (ValueError): M058 for an argument out of range.
     """
-    if not size > 0:
-        raise ValueError(Errors.M125.format(size=size))
     return partial(
         batch_by_wordpieces, size=size, tokenizer=tokenizer, discard_oversize=discard_oversize
     )

@@ -6,28 +6,31 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 from itertools import count, islice
 from statistics import fmean
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 
+from ..arguments import Count, Range, Seed, Share, check, checked
 from ..errors import Errors, Warnings
 
 Reader = Callable[[Language], Iterable[Example]]
 Sampling = Literal["proportional", "uniform", "temperature", "annealed", "dynamic"]
+NAME = "spacy-mtl.MixedCorpus.v1"
 LEAST_GAP = 0.01  # of a task that has reached its target, so that it is not forgotten
 
 
+@checked(NAME)
 def create_mixed_corpus_v1(
     corpora: dict[str, Any],  # readers: unresolved blocks are checked too
     tasks: dict[str, list[str]] = {},  # noqa: B006
     sampling: Sampling = "proportional",
-    temperature: float = 2.0,
-    anneal_epochs: int = 10,
-    epochs: int = 1,
-    seed: int = 0,
-    targets: dict[str, float] = {},  # noqa: B006
+    temperature: Annotated[float, Range(1)] = 2.0,
+    anneal_epochs: Count = 10,
+    epochs: Annotated[int, Range()] = 1,
+    seed: Seed = 0,
+    targets: dict[str, Share] = {},  # noqa: B006
 ) -> Reader:
     """Mix corpora into one stream of examples.
 
@@ -56,24 +59,19 @@ def create_mixed_corpus_v1(
     seed (int): Of the stream's own generator. The same seed gives the same stream.
     targets (Dict[str, float]): For a component the score from 0 to 1 that "dynamic" is to bring it
         to, such as that of the task trained alone; 1 if not named.
-    RAISES (ValueError): M120 to M122 for settings that make no sense; when it is read, M126 and
-        M123 for corpora that can't be read or hold nothing, M124 and M085 for unknown components,
-        M084 if "dynamic" would be read before the first score, M086 if each pass of a stream would
-        draw the same.
+    RAISES (ValueError): M058 or M122 for arguments that make no sense; when it is read, M223 if
+        spaCy would never reach the end, M126 and M123 for corpora that can't be read or are empty,
+        M124 and M085 for unknown components, M084 if "dynamic" would be read before the first
+        score, M086 if each pass of a stream would draw the same.
     """
-    if sampling not in get_args(Sampling):
-        raise ValueError(Errors.M120.format(sampling=sampling))
-    numbers = [("temperature", temperature, 1), ("epochs", epochs, 0)]
-    for name, value, least in numbers + [(f"target of {t}", v, 0) for t, v in targets.items()]:
-        if not value >= least:
-            raise ValueError(Errors.M121.format(name=name, value=value, least=least))
+    check(NAME, "corpora", corpora, dict[str, Reader])
     unknown = sorted(set(tasks) - set(corpora))
     if unknown or not corpora:
         raise ValueError(Errors.M122.format(unknown=unknown, corpora=sorted(corpora)))
 
     def exponent(epoch: float) -> float:
         if sampling == "annealed":
-            progress = min(1.0, epoch / max(1, anneal_epochs))
+            progress = min(1.0, epoch / anneal_epochs)
             return 1 - progress * (1 - 1 / temperature)
         return 0.0 if sampling == "uniform" else 1 / temperature
 
@@ -101,7 +99,9 @@ def read_mixed(
     seed: int,
 ) -> Iterator[Example]:
     """YIELDS (Example): The mixed stream."""
-    max_epochs = nlp.config.interpolate()["training"]["max_epochs"]
+    config = nlp.config.interpolate()
+    max_epochs = config["training"]["max_epochs"]
+    check_ends(config, epochs, corpora)
     if targets is not None:
         check_targets(nlp, targets, max_epochs)
     if sampling != "proportional" and epochs and max_epochs == -1:
@@ -129,6 +129,26 @@ def read_mixed(
     else:
         stream = cycle_shuffled([eg for examples in loaded.values() for eg in examples], generator)
     yield from islice(stream, epochs * sum(sizes)) if epochs else stream
+
+
+def check_ends(config: Mapping[str, Any], epochs: int, corpora: Mapping[str, Reader]) -> None:
+    """RAISES (ValueError): M223 for an endless corpus where it is read to its end: as train without
+    max_epochs = -1, as dev, or inside another MixedCorpus.
+    """
+    endless = [name for name, reader in corpora.items() if is_endless(reader)]
+    if epochs == 0 and config["training"]["max_epochs"] != -1:
+        endless.append(config["training"]["train_corpus"])
+    name = config["training"]["dev_corpus"]
+    dev = config.get("corpora", {}).get(name.removeprefix("corpora."), {})
+    if isinstance(dev, dict) and dev.get("@readers") == NAME and dev.get("epochs") == 0:
+        endless.append(name)
+    if endless:
+        raise ValueError(Errors.M223.format(corpus=endless[0]))
+
+
+def is_endless(reader: Any) -> bool:
+    """RETURNS (bool): Whether it is a MixedCorpus with epochs = 0."""
+    return getattr(reader, "func", None) is read_mixed and reader.keywords["epochs"] == 0
 
 
 def draw(

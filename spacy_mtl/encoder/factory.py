@@ -6,6 +6,8 @@ from typing import Any
 from spacy.language import Language
 from thinc.api import Config, Model
 
+from ..arguments import Count, checked
+
 DEFAULT_CONFIG = """
 [transformer]
 max_batch_items = 4096
@@ -37,13 +39,14 @@ window = 160
     assigns=["doc._.trf_data"],
     default_config=Config().from_str(DEFAULT_CONFIG)["transformer"],
 )
+@checked("mtl_transformer")
 def make_mtl_transformer(
     nlp: Language,
     name: str,
     model: Model,
     balancer: Any,
     set_extra_annotations: Callable,
-    max_batch_items: int,
+    max_batch_items: Count,
 ) -> Any:
     """Construct the shared encoder.
 

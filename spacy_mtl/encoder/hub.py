@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import local
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from thinc.api import get_array_module
@@ -56,6 +56,7 @@ class TaskBatch:
         return [self.pull(self.gradients[name], level) for name in names]
 
 
+@runtime_checkable
 class Balancer(Protocol):
     """Makes one gradient of the tasks' gradients. The methods are in `spacy_mtl.balancing`."""
 

@@ -5,11 +5,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from ..arguments import Range, Rate, Size, checked
 from ..errors import Errors
 
 ALL = "all-linear"
@@ -31,16 +32,6 @@ class LoRA:
     alpha: float
     dropout: float
     target_modules: str | Sequence[str]
-
-    def __post_init__(self) -> None:
-        for name, fits, bound in [
-            ("rank", self.rank >= 1, "a whole number >= 1"),
-            ("alpha", self.alpha > 0, "a number > 0"),
-            ("dropout", 0 <= self.dropout < 1, "a number from 0 to below 1"),
-        ]:
-            if not fits:
-                value = getattr(self, name)
-                raise ValueError(Errors.M066.format(name=name, value=value, bound=bound))
 
     def add_to(self, encoder: torch.nn.Module) -> Any:
         """Give an encoder adapters, which leave its outputs as they are until they learn. All its
@@ -95,10 +86,11 @@ class LoRA:
         return [name for name in layers if name in found]
 
 
+@checked("spacy-mtl.LoRA.v1")
 def create_lora_v1(
-    rank: int = 8,
-    alpha: float = 16.0,
-    dropout: float = 0.0,
+    rank: Size = 8,
+    alpha: Annotated[float, Range(0, 1e6, above=True)] = 16.0,
+    dropout: Rate = 0.0,
     target_modules: str | list[str] = ALL,
 ) -> LoRA:
     """Create the settings of LoRA for `lora` of `spacy-mtl.SharedTransformer.v1`.
@@ -109,7 +101,7 @@ def create_lora_v1(
     target_modules (Union[str, List[str]]): The layers that get an adapter, as in peft:
         "all-linear"; a list of the ends of their names, such as ["query", "value"]; or a regular
         expression for whole names.
-    RAISES (ValueError): M066 for a number that makes no sense; M067 and M068 when training begins.
+    RAISES (ValueError): M058 for an argument out of range; M067 and M068 when training begins.
     """
     return LoRA(rank, alpha, dropout, target_modules)
 

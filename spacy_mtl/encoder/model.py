@@ -18,6 +18,7 @@ from spacy_transformers.layers import TransformerModel
 from thinc.api import Model, torch2xp
 from transformers import PreTrainedModel
 
+from ..arguments import checked
 from ..concurrency import WeightsLock, limit_threads
 from ..errors import Errors, Warnings
 from ..pretrained import load_pretrained
@@ -196,6 +197,7 @@ class SharedTransformer(TransformerModel):
         return self
 
 
+@checked("spacy-mtl.SharedTransformer.v1")
 def build_shared_transformer_v1(
     name: str,
     get_spans: SpanGetter,
@@ -222,9 +224,8 @@ def build_shared_transformer_v1(
         an encoder of the same architecture and with its tokenizer.
     runtime (str): "eager" computes what Hugging Face computes, by torch's own functions; "cpu" uses
         faster kernels, chosen by what the CPU can do; "auto" is "cpu" on a CPU, "eager" elsewhere.
-    RAISES (ValueError): M005 for another precision; M018 for another runtime, or one that the
-        device lacks; M001 to M004 and M072 when it is initialized; M067 and M068 when training
-        begins.
+    RAISES (ValueError): M058 for an argument of another kind; M001 to M004 and M072 when it is
+        initialized; M018 for a runtime that the device lacks; M067 and M068 when training begins.
     """
     return SharedTransformer(
         name, get_spans, tokenizer_config, transformer_config, precision, lora, pretrained, runtime

@@ -21,6 +21,7 @@ from spacy_transformers.annotation_setters import null_annotation_setter
 from spacy_transformers.layers import TransformerListener, TransformerModel
 from thinc.api import Model, NumpyOps, Optimizer, get_array_module, set_dropout_rate
 
+from ..arguments import check
 from ..concurrency import WeightsLock
 from ..errors import Errors, Warnings
 from ..products import dot
@@ -75,6 +76,7 @@ class SharedEncoder(Transformer):
             model = SharedTransformer.from_stock(model)
         if not isinstance(model, SharedTransformer):
             raise ValueError(Errors.M006.format(name=name, model=type(model).__name__))
+        check(name, "balancer", balancer, Balancer)
         super().__init__(  # type: ignore[arg-type]
             vocab, model, set_extra_annotations, name=name, max_batch_items=max_batch_items
         )

@@ -9,19 +9,18 @@ from spacy.attrs import ORTH, SENT_START
 from spacy.pipeline import Sentencizer
 from spacy.tokens import Doc, Span
 
-from ..errors import Errors
+from ..arguments import Count, checked
 from ..types import Ints1d
 
 
-def configure_sentence_spans(window: int) -> Callable[[Sequence[Doc]], list[list[Span]]]:
+@checked("spacy-mtl.sentence_spans.v1")
+def configure_sentence_spans(window: Count) -> Callable[[Sequence[Doc]], list[list[Span]]]:
     """Cut docs into spans that do not overlap and end where a sentence does, if they can: in the
     second half of the window. Where no component has set sentences, punctuation ends them.
 
     window (int): The longest span, in tokens.
-    RAISES (ValueError): M014 unless the window holds a token.
+    RAISES (ValueError): M058 unless the window holds a token.
     """
-    if window < 1:
-        raise ValueError(Errors.M014.format(window=window))
     return partial(get_sentence_spans, window=window)  # which, unlike a closure, can be pickled
 
 

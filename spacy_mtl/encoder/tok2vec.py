@@ -8,6 +8,7 @@ from spacy_transformers.layers import trfs2arrays
 from thinc.api import Model, chain
 from thinc.types import Ragged
 
+from ..arguments import Factor, checked
 from ..errors import Errors
 from ..types import Floats2d, Floats3d
 from .layers import Layers, get_numbers, mix_layers
@@ -19,13 +20,14 @@ from .runtime import Runtime
 TOK2VEC = "model.tok2vec"  # where the config of a component has the layer with its listeners
 
 
+@checked("spacy-mtl.Tok2VecTransformer.v1")
 def build_tok2vec_transformer_v1(
     name: str,
     get_spans: SpanGetter,
     tokenizer_config: dict[str, Any] = {},  # noqa: B006
     transformer_config: dict[str, Any] = {},  # noqa: B006
     precision: Precision = "float32",
-    grad_factor: float = 1.0,
+    grad_factor: Factor = 1.0,
     pooling: Model[Ragged, Floats2d] | None = None,
     layers: Layers = None,
     runtime: Runtime = "auto",

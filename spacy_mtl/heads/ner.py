@@ -15,6 +15,7 @@ from spacy.training import Example, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Config, Model
 
+from ..arguments import Rate, Size, checked
 from ..concurrency import WeightsLock
 from ..encoder.host import isolated
 from ..errors import Errors
@@ -143,8 +144,6 @@ class MultiTaskNER(Head, TrainablePipe):
         spans_key: str | None = "ner",
         scorer: Callable | None = None,
     ) -> None:
-        if scheme not in PREFIXES:
-            raise ValueError(Errors.M030.format(scheme=scheme, schemes=sorted(PREFIXES)))
         if label_smoothing and model.attrs["crf"]:
             raise ValueError(Errors.M031.format(label_smoothing=label_smoothing))
         if loss is not None and model.attrs["crf"]:
@@ -390,12 +389,13 @@ class MultiTaskNER(Head, TrainablePipe):
     default_config=Config().from_str(DEFAULT_CONFIG)["ner"],
     default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
 )
+@checked("mtl_ner")
 def make_mtl_ner(
     nlp: Language,
     name: str,
     model: Model,
     scheme: Scheme,
-    label_smoothing: float,
+    label_smoothing: Rate,
     loss: UnitLoss | None,
     spans_key: str | None,
     scorer: Callable | None,
@@ -411,8 +411,8 @@ def make_mtl_ner(
     spans_key (Optional[str]): Entities with their probabilities go to `doc.spans[spans_key]` and
         its `attrs["scores"]`; null leaves them out.
     scorer (Optional[Callable]): The scoring method.
-    RAISES (ValueError): M030 for another scheme, M031 for label smoothing and M036 for a loss of
-        units with a CRF.
+    RAISES (ValueError): M031 for label smoothing and M036 for a loss of units with a CRF, M058 for
+        an argument out of range.
     """
     return MultiTaskNER(
         nlp.vocab,
@@ -426,11 +426,12 @@ def make_mtl_ner(
     )
 
 
+@checked("spacy-mtl.NerHead.v1")
 def build_ner_head_v1(
     tok2vec: Model[list[Doc], list[Floats2d]],
     crf: bool = True,
-    dropout: float | None = None,
-    nO: int | None = None,
+    dropout: Rate | None = None,
+    nO: Size | None = None,
 ) -> Model[list[Doc], tuple[Floats2d, Floats2d]]:
     """Build a linear layer over each token's vector, and scores of transitions.
 

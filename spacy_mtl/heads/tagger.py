@@ -12,6 +12,7 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import Config, Model
 
+from ..arguments import Rate, Size, checked
 from ..encoder.host import isolated
 from ..types import Bools2d, Floats2d
 from .gold import get_tags
@@ -116,13 +117,14 @@ def get_indices(labels: tuple[str, ...], prefix: str) -> tuple[dict[int, int], d
     default_config=Config().from_str(DEFAULT_CONFIG)["tagger"],
     default_score_weights={"tag_acc": 1.0},
 )
+@checked("mtl_tagger")
 def make_mtl_tagger(
     nlp: Language,
     name: str,
     model: Model,
     overwrite: bool,
     neg_prefix: str,
-    label_smoothing: float,
+    label_smoothing: Rate,
     loss: UnitLoss | None,
     scorer: Callable | None,
 ) -> MultiTaskTagger:
@@ -147,10 +149,11 @@ def make_mtl_tagger(
     )
 
 
+@checked("spacy-mtl.TaggerHead.v1")
 def build_tagger_head_v1(
     tok2vec: Model[list[Doc], list[Floats2d]],
-    dropout: float | None = None,
-    nO: int | None = None,
+    dropout: Rate | None = None,
+    nO: Size | None = None,
 ) -> Model[list[Doc], Floats2d]:
     """Build a linear layer over each token's vector.
 

@@ -27,8 +27,8 @@ from thinc.api import (
 )
 from thinc.util import get_width
 
+from ..arguments import Rate, Share, Size, checked
 from ..encoder.host import isolated
-from ..errors import Errors
 from ..types import Bools2d, Floats1d, Floats2d
 from .head import Head, check_outputs, linear, skip_empty, with_options
 from .losses import binary_cross_entropy, cross_entropy, sigmoid, softmax
@@ -270,12 +270,13 @@ class MultiTaskMultiLabelTextCategorizer(CategoryHead, MultiLabel_TextCategorize
     default_config=EXCLUSIVE_CONFIG,
     default_score_weights=SCORE_WEIGHTS,
 )
+@checked("mtl_textcat")
 def make_mtl_textcat(
     nlp: Language,
     name: str,
     model: Model,
-    threshold: float,
-    label_smoothing: float,
+    threshold: Share,
+    label_smoothing: Rate,
     loss: UnitLoss | None,
     scorer: Callable | None,
 ) -> MultiTaskTextCategorizer:
@@ -304,12 +305,13 @@ def make_mtl_textcat(
     default_config=MULTILABEL_CONFIG,
     default_score_weights=SCORE_WEIGHTS,
 )
+@checked("mtl_textcat_multilabel")
 def make_mtl_textcat_multilabel(
     nlp: Language,
     name: str,
     model: Model,
-    threshold: float,
-    label_smoothing: float,
+    threshold: Share,
+    label_smoothing: Rate,
     loss: UnitLoss | None,
     scorer: Callable | None,
 ) -> MultiTaskMultiLabelTextCategorizer:
@@ -332,11 +334,12 @@ def make_mtl_textcat_multilabel(
     )
 
 
+@checked("spacy-mtl.TextCatHead.v1")
 def build_textcat_head_v1(
     tok2vec: Model[list[Doc], list[Floats2d]],
     pooling: Pooling = "mean",
-    dropout: float | None = None,
-    nO: int | None = None,
+    dropout: Rate | None = None,
+    nO: Size | None = None,
 ) -> Model[list[Doc], Floats2d]:
     """Build a linear layer over one vector per doc, or per doc and label.
 
@@ -347,7 +350,7 @@ def build_textcat_head_v1(
     dropout (Optional[float]): Dropout of the doc's vector, or for "label_attention" of the tokens';
         `[training] dropout` if not given.
     nO (Optional[int]): The number of labels, found at initialization.
-    RAISES (ValueError): M034 for another pooling.
+    RAISES (ValueError): M058 for an argument out of range.
     """
     poolings: dict[str, Callable[[], Model]] = {
         "mean": reduce_mean,
@@ -358,12 +361,9 @@ def build_textcat_head_v1(
     if pooling == "label_attention":
         output = LabelAttention(nO)
         layers = chain(tok2vec, list2ragged(), Dropout(), output)
-    elif pooling in poolings:
+    else:
         output = linear(nO)
         layers = chain(tok2vec, list2ragged(), skip_empty(poolings[pooling]()), Dropout(), output)
-    else:
-        known = sorted([*poolings, "label_attention"])
-        raise ValueError(Errors.M034.format(pooling=pooling, poolings=known))
     return with_options(layers, output, tok2vec, dropout)
 
 

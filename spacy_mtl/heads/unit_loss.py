@@ -1,13 +1,18 @@
 """Which labelled units a head's loss looks at, and how much: hard examples and rare classes."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from thinc.api import Ops
 
+from ..arguments import Range, checked
 from ..errors import Errors
 from ..schedule import Schedule
 from .losses import Focus
+
+NAME = "spacy-mtl.UnitLoss.v1"
+KEPT = Range(0, 1, above=True)
 
 
 class UnitLoss:
@@ -17,21 +22,10 @@ class UnitLoss:
     """
 
     def __init__(self, gamma: float, keep: Any, only_wrong: bool, class_weights: Any) -> None:
-        self.gamma = check_number("gamma", gamma)
-        self.keep = Schedule(keep, check_share)
+        self.gamma = gamma
+        self.keep = Schedule(keep, partial(KEPT.check, NAME, "keep"))
         self.only_wrong = only_wrong
         self.class_weights = {} if class_weights is None else class_weights
-        if isinstance(self.class_weights, dict):
-            for label, weight in self.class_weights.items():
-                check_number(f"class_weights['{label}']", weight)
-        elif class_weights != "balanced":
-            raise ValueError(
-                Errors.M037.format(
-                    name="class_weights",
-                    value=class_weights,
-                    values='a weight per label, or "balanced"',
-                )
-            )
 
     def get_focus(self, step: int, weights: Sequence[float], ops: Ops) -> Focus:
         """Find out what counts at a step.
@@ -51,40 +45,20 @@ class UnitLoss:
             raise ValueError(Errors.M038.format(unknown=unknown, name=name, classes=known))
 
 
-def check_number(name: str, value: Any) -> float:
-    """RETURNS (float): The value.
-    RAISES (ValueError): M037 unless it is a finite number >= 0.
-    """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < float("inf"):
-        raise ValueError(Errors.M037.format(name=name, value=value, values="a number >= 0"))
-    return float(value)
-
-
-def check_share(value: Any) -> float:
-    """RETURNS (float): The value.
-    RAISES (ValueError): M037 unless it is a share of something.
-    """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= 1:
-        values = "a share > 0 and <= 1, or a schedule of such shares"
-        raise ValueError(Errors.M037.format(name="keep", value=value, values=values))
-    return float(value)
-
-
+@checked(NAME)
 def create_unit_loss_v1(
-    gamma: float = 0.0,
+    gamma: Annotated[float, Range(0, 100)] = 0.0,
     keep: Any = 1.0,
     only_wrong: bool = False,
-    class_weights: Any = None,
+    class_weights: dict[str, Annotated[float, Range()]] | Literal["balanced"] | None = None,
 ) -> UnitLoss:
     """Turn the loss of a head to what is hard or rare. A unit is what the head labels: a token, a
     doc, or with several categories one category of a doc. The loss is a mean over the units that
     are kept, weighted by class; the weights add up to 1, so that they change no task's share.
 
-    gamma (float): Each unit's loss is multiplied by (1 - p) ** gamma, where p is the probability
-        of what is right: the focal loss of Lin et al. (2017), "Focal Loss for Dense Object
-        Detection", section 3.
+    gamma (float): From 0 to 100. Each unit's loss is multiplied by (1 - p) ** gamma, where p is
+        the probability of what is right: the focal loss of Lin et al. (2017), "Focal Loss for
+        Dense Object Detection", section 3.
     keep (Union[float, Iterable[float]]): The share of a batch's labelled units that counts, those
         with the highest cross-entropy, at least one: a number, or a schedule that moves on with
         the head's updates. See Shrivastava et al. (2016), "Training Region-based Object Detectors
@@ -95,7 +69,7 @@ def create_unit_loss_v1(
         there, against 1 for its not being there. "balanced" finds them at initialization: units /
         (classes * units of the class), and for several categories no / yes. They are saved with
         the head.
-    RAISES (ValueError): M037 for a value out of range; M038, when the head is initialized, for a
-        label that it does not have.
+    RAISES (ValueError): M058 for an argument out of range; M038, when the head is initialized, for
+        a label that it does not have.
     """
     return UnitLoss(gamma, keep, only_wrong, class_weights)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy
 
-from ..errors import Errors
+from ..errors import Errors, quote
 from ..training.calibration import get_ece, make_bins
+from .differences import find_differences
 from .runs import Run, check_same_dev, find_single, group_runs
 from .scores import (
     MACRO,
@@ -36,8 +37,8 @@ def make_content(runs: Sequence[Run], data: Path | None = None) -> dict[str, Any
     runs (Sequence[Run]): The runs.
     data (Optional[Path]): A .spacy file, or a folder of them, for the pipelines to run over.
     RETURNS (Dict[str, Any]): What JSON can hold: "runs", "data", and the lists of records
-        "transfer", "labels", "calibration", "confusions" and "errors", which are empty without
-        data.
+        "differences", "transfer", "labels", "calibration", "confusions" and "errors". All but the
+        first are empty without data.
     RAISES (ValueError): M204, M205 or M233 to M238 if it cannot be found out.
     """
     settings = group_runs(runs)
@@ -55,7 +56,8 @@ def make_content(runs: Sequence[Run], data: Path | None = None) -> dict[str, Any
     return {
         "runs": [describe(run, names.get(id(run))) for run in runs],
         "data": str(data) if data else None,
-        "transfer": compare(single, found),
+        "differences": find_differences(settings),
+        "transfer": compare(single, found, settings),
         "labels": list_labels(found),
         "calibration": list_calibration(found),
         "confusions": list_confusions(found),
@@ -77,7 +79,7 @@ def check_labels(found: Evaluations, data: Path) -> None:
     """RAISES (ValueError): M234 if no doc has labels for any task."""
     tasks = [pair for group in found.values() for e in group for pair in e.tasks.items()]
     if not any(any(answers.docs) for _, answers in tasks):
-        names = ", ".join(dict.fromkeys(name for name, _ in tasks))
+        names = quote(dict.fromkeys(name for name, _ in tasks))
         raise ValueError(Errors.M234.format(path=data, tasks=names))
 
 
@@ -95,21 +97,29 @@ def describe(run: Run, setting: str | None) -> dict[str, Any]:
     }
 
 
-def compare(single: Mapping[str, str], found: Evaluations) -> Records:
+def compare(
+    single: Mapping[str, str], found: Evaluations, settings: Mapping[str, Sequence[Run]]
+) -> Records:
     """Compare training together with training alone, for each task: the transfer table.
 
     single (Mapping[str, str]): The setting in which each task was trained alone.
     found (Evaluations): The answers.
-    RETURNS (Records): As of `compare_task`.
+    settings (Mapping[str, Sequence[Run]]): The runs that they are of.
+    RETURNS (Records): As of `compare_task`. "differences" are the settings by which the runs differ
+        otherwise. If there are any, the p value is None: it would not tell what made the
+        difference.
     """
-    return [
-        {"task": task, "single": single[task], "multi": name}
-        | compare_task([e.tasks[task] for e in found[single[task]]], [e.tasks[task] for e in group])
-        for name, group in found.items()
-        if name not in single.values()
-        for task, answers in group[0].tasks.items()
-        if task in single and any(answers.docs)
-    ]
+    records = []
+    for name, group in found.items():
+        for task, answers in group[0].tasks.items():
+            if name not in single.values() and task in single and any(answers.docs):
+                alone = single[task]
+                pair = {alone: settings[alone], name: settings[name]}
+                keys = [record["key"] for record in find_differences(pair, task)]
+                sides = ([e.tasks[task] for e in found[side]] for side in pair)
+                record = {"task": task, "single": alone, "multi": name, **compare_task(*sides)}
+                records.append(record | {"differences": keys} | ({"p": None} if keys else {}))
+    return records
 
 
 def compare_task(single: Sequence[TaskAnswers], multi: Sequence[TaskAnswers]) -> dict[str, Any]:

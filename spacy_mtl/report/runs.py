@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import srsly
 from spacy.util import load_config
 
-from ..errors import Errors
+from ..errors import Errors, quote
 from .table import KEYS, read_metrics
 
 Curves: TypeAlias = dict[str, list[tuple[int, float]]]  # by name: steps and values
@@ -28,6 +28,7 @@ class Run:
     curves (Dict[str, Curves]): Loss, weight and gradient norm of each task, scores, and cosines of
         each two tasks.
     steps (Optional[int]): How long it was trained.
+    is_out_of_patience (bool): Whether it ended since the score had not improved for long.
     model (Optional[Path]): The folder of the pipeline.
     tasks (List[str]): The components that were trained, other than encoders.
     seed (int): The seed of the training.
@@ -40,6 +41,7 @@ class Run:
     source: str
     curves: dict[str, Curves] = field(default_factory=dict)
     steps: int | None = None
+    is_out_of_patience: bool = False
     model: Path | None = None
     tasks: list[str] = field(default_factory=list)
     seed: int = 0
@@ -79,6 +81,7 @@ def read_run(path: Path, name: str) -> Run:
         source,
         curves=get_curves(log),
         steps=log[-1]["step"] if log else None,
+        is_out_of_patience=has_lost_patience(log, config["training"].get("patience", 0)),
         model=models[0],
         tasks=get_trained_tasks(config),
         seed=config["training"]["seed"] or 0,
@@ -101,7 +104,7 @@ def find_file(folder: Path, pattern: str, keys: Sequence[str]) -> Path | None:
         if isinstance(first, dict) and not first.keys().isdisjoint(keys):
             found.append(path)
     if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+        names = quote(path.name for path in found)
         raise ValueError(Errors.M232.format(path=folder, names=names))
     return found[0] if found else None
 
@@ -135,8 +138,16 @@ def read_best(log: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], str]:
     """RETURNS (Tuple[Dict[str, Any], str]): The scores of the line that became model-best, and
     where they come from.
     """
-    best = max(reversed(log), key=lambda line: line["score"] or 0.0)  # the last one of equals
+    best = find_best(log)
     return best["scores"], f"dev, step {best['step']}"
+
+
+def find_best(log: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return max(reversed(log), key=lambda line: line["score"] or 0.0)  # the last one of equals
+
+
+def has_lost_patience(log: Sequence[dict[str, Any]], patience: int) -> bool:
+    return bool(log and patience and log[-1]["step"] - find_best(log)["step"] >= patience)
 
 
 def get_curves(log: Sequence[dict[str, Any]]) -> dict[str, Curves]:
@@ -188,7 +199,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
             same.sort(key=lambda run: run.seed)
     for first, second in (pair for group in groups for pair in pairwise(group)):
         if first.seed == second.seed:
-            twice = f"{first.name}, {second.name}"
+            twice = quote([first.name, second.name])
             raise ValueError(Errors.M235.format(names=twice, seed=first.seed))
     names = [name_group(group) for group in groups]
     if len(set(names)) < len(names):
@@ -211,7 +222,7 @@ def find_single(settings: Mapping[str, Sequence[Run]]) -> dict[str, str]:
             other = single.setdefault(run.tasks[0], name)
             if other != name:
                 where = find_difference(settings[other][0].setup, run.setup)
-                names = f"{other}, {name}"
+                names = quote([other, name])
                 raise ValueError(Errors.M238.format(task=run.tasks[0], settings=names, where=where))
     return single
 

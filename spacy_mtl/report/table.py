@@ -80,6 +80,8 @@ def make_tables(content: dict[str, Any]) -> list[Table]:
     tables = [make_table([run["name"] for run in runs], [run["scores"] for run in runs])]
     if content["transfer"]:
         tables.insert(0, make_transfer_table(content["transfer"]))
+    if content["differences"]:
+        tables.insert(0, make_difference_table(content["differences"]))
     if any(run["setting"] for run in runs):
         tables.append(make_run_table(runs))
     for make in (make_training_table, make_conflict_table):
@@ -111,13 +113,27 @@ def make_table(names: Sequence[str], runs: Sequence[dict[str, Any]]) -> Table:
     return Table("Scores", "All runs", "Percent. The best is bold.", ["run", *titles], rows)
 
 
+def make_difference_table(records: Sequence[dict[str, Any]]) -> Table:
+    note = (
+        "Beside their tasks and balancers, these settings differ between the runs. A difference of "
+        "scores between such runs has no p value: it may come from any of these settings."
+    )
+    settings = list(records[0]["values"])
+    rows = [
+        [record["key"], *(shorten(record["values"][name] or "-") for name in settings)]
+        for record in records
+    ]
+    header = ["setting", *settings]
+    return Table("Settings", "What differs", note, header, rows, texts=len(header))
+
+
 def make_transfer_table(records: Sequence[dict[str, Any]]) -> Table:
     note = (
         "Each task trained together with the others, against trained alone: mean and standard "
         "deviation over seeds, in percent. p is how often a difference this large comes by chance "
         "(paired randomisation test over docs); below 0.05 the difference is bold. Of 20 tasks for "
         "which it makes no difference, one is bold. The test knows nothing of other seeds: see the "
-        "spread."
+        "spread. There is no p where the runs differ in other settings."
     )
     rows = []
     for record in records:
@@ -126,8 +142,10 @@ def make_transfer_table(records: Sequence[dict[str, Any]]) -> Table:
             [
                 f"{record['task']} ({record['measure']})",
                 record["multi"],
-                f"**{difference}**" if record["p"] < 0.05 else difference,
-                "< 0.001" if record["p"] < 0.001 else f"{record['p']:.3f}",
+                f"**{difference}**"
+                if record["p"] is not None and record["p"] < 0.05
+                else difference,
+                show_p(record["p"]),
                 show_mean(record["single_mean"], record["single_sd"]),
                 show_mean(record["multi_mean"], record["multi_sd"]),
                 str(record["seeds"]),
@@ -280,6 +298,14 @@ def format_column(values: Sequence[float | None], style: str) -> list[str]:
 
 def show(value: float | None, style: str) -> str:
     return "-" if value is None else format(value, style)
+
+
+def show_p(value: float | None) -> str:
+    return "< 0.001" if value is not None and value < 0.001 else show(value, ".3f")
+
+
+def shorten(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def show_percent(value: float | None) -> str:

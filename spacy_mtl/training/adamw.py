@@ -2,16 +2,21 @@
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from functools import partial
+from itertools import chain
+from typing import Annotated, Any
 
 import torch
 from thinc.api import Model, Optimizer, torch2xp
 from thinc.types import FloatsXd, Generator
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..arguments import Range, Rate, checked
 from ..encoder.levels import get_depths
 from ..errors import Errors
 
+NAME = "spacy-mtl.AdamW.v1"
+RATE = Range(0, 1000)
 FloatOrSchedule = float | list[float] | Generator
 
 
@@ -182,18 +187,31 @@ def get_shim_key(key: int, name: str) -> str:
     return f"pytorch_{key}_{name}"
 
 
+def check_rates(name: str, given: FloatOrSchedule) -> FloatOrSchedule:
+    """RETURNS (Union[float, Generator]): The rate, or a schedule that checks each of its rates.
+    RAISES (ValueError): M058 if the rate, or the first one, is out of range.
+    """
+    if isinstance(given, (int, float)):
+        return RATE.check(NAME, name, given)
+    rates = iter(given)
+    first = RATE.check(NAME, name, next(rates, None))
+    rest: Any = chain([first], map(partial(RATE.check, NAME, name), rates))
+    return rest
+
+
+@checked(NAME)
 def create_adamw_v1(
     learn_rate: FloatOrSchedule = 1e-3,
     encoder_learn_rate: FloatOrSchedule = 1e-4,
-    weight_decay: float = 0.01,
-    grad_clip: float = 1.0,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
+    weight_decay: Annotated[float, Range(0, 1000)] = 0.01,
+    grad_clip: Annotated[float, Range()] = 1.0,
+    beta1: Annotated[float, Range(0, 1, above=True, below=True)] = 0.9,
+    beta2: Annotated[float, Range(0, 1, above=True, below=True)] = 0.999,
+    eps: Annotated[float, Range(1e-30, 1)] = 1e-8,
     freeze: list[str] = [],  # noqa: B006
-    layer_decay: float = 1.0,
-    unfreeze_steps: int = 0,
-    average: float = 0.0,
+    layer_decay: Annotated[float, Range(0, 1, above=True)] = 1.0,
+    unfreeze_steps: Annotated[int, Range()] = 0,
+    average: Rate = 0.0,
 ) -> AdamW:
     """Create the optimizer.
 
@@ -214,31 +232,11 @@ def create_adamw_v1(
         after n updates it is min(d, (1 + n) / (10 + n)). `spacy train` evaluates and saves the
         averages, of encoder and heads together. They take 4 bytes more for each weight that learns,
         on its device. 0 for none.
-    RAISES (ValueError): M040 or M045 for a number that makes no sense.
+    RAISES (ValueError): M058 for an argument out of range, or for such a number of a schedule.
     """
-    numbers = {"weight_decay": weight_decay, "grad_clip": grad_clip, "eps": eps}
-    numbers["unfreeze_steps"] = unfreeze_steps
-    numbers |= {
-        name: rate
-        for name, rate in [("learn_rate", learn_rate), ("encoder_learn_rate", encoder_learn_rate)]
-        if isinstance(rate, (int, float))
-    }
-    for name, value in numbers.items():
-        if not value >= 0:
-            raise ValueError(Errors.M040.format(name=name, value=value))
-    for name, value in [("beta1", beta1), ("beta2", beta2)]:
-        if not 0 < value < 1:
-            bound = "above 0 and below 1"
-            raise ValueError(Errors.M045.format(name=name, value=value, bound=bound))
-    if not 0 < layer_decay <= 1:
-        bound = "above 0 and at most 1"
-        raise ValueError(Errors.M045.format(name="layer_decay", value=layer_decay, bound=bound))
-    if not 0 <= average < 1:
-        bound = "from 0 to below 1"
-        raise ValueError(Errors.M045.format(name="average", value=average, bound=bound))
     return AdamW(
-        learn_rate,
-        encoder_learn_rate,
+        check_rates("learn_rate", learn_rate),
+        check_rates("encoder_learn_rate", encoder_learn_rate),
         weight_decay,
         grad_clip,
         beta1,

@@ -16,7 +16,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 
-from ..errors import Errors
+from ..errors import Errors, quote
 from ..heads.head import Head
 from ..types import Floats1d
 from .thresholds import set_threshold
@@ -70,7 +70,7 @@ def calibrate(nlp: Language, examples: Sequence[Example]) -> dict[str, Calibrati
         for _ in nlp.pipe(eg.predicted for eg in examples):
             pass
     if not scored:
-        raise ValueError(Errors.M079.format(pipes=", ".join(nlp.pipe_names)))
+        raise ValueError(Errors.M079.format(pipes=quote(nlp.pipe_names)))
     found = {}
     for name, kept in scored.items():
         head: Any = nlp.get_pipe(name)
@@ -88,7 +88,7 @@ def calibrate(nlp: Language, examples: Sequence[Example]) -> dict[str, Calibrati
             if "threshold" in head.cfg:
                 set_threshold(nlp, name, head.cfg["threshold"])
     if not found:
-        raise ValueError(Errors.M080.format(heads=", ".join(scored)))
+        raise ValueError(Errors.M080.format(heads=quote(scored)))
     return found
 
 

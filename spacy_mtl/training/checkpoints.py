@@ -10,10 +10,13 @@ from typing import IO, Any
 import srsly
 from spacy.language import Language
 
+from ..arguments import checked
+from ..files import replacing
 from .logger import Finalize, LogStep
 from .scoreboard import ScoreBoard, find_keys
 
 
+@checked("spacy-mtl.TaskCheckpoints.v1")
 def create_task_checkpoints_v1(
     scores: dict[str, str] = {},  # noqa: B006
 ) -> Callable[..., tuple[LogStep, Finalize]]:
@@ -55,6 +58,7 @@ class TaskCheckpoints:
         """Look at an evaluation.
 
         info (Optional[Dict[str, Any]]): What spaCy's training loop tells of it.
+        RAISES (ValueError): M091 if a pipeline cannot be written. The one before is still there.
         """
         if info is None:
             return
@@ -65,12 +69,11 @@ class TaskCheckpoints:
             last = Path(info["output_path"])
             now = find_best(self.evaluations)
             for task in [task for task in now if now[task] != best.get(task)]:
-                target = last.with_name(f"model-best-{task}")
-                if target.exists():
-                    shutil.rmtree(target)
-                shutil.copytree(last, target)
+                with replacing(last.with_name(f"model-best-{task}")) as new:
+                    shutil.copytree(last, new)
             front = {"keys": self.keys, "best": now, "front": find_front(self.evaluations)}
-            srsly.write_json(last.with_name("pareto.json"), front)
+            with replacing(last.with_name("pareto.json")) as new:
+                srsly.write_json(new, front)
 
 
 def find_best(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import srsly
 from spacy.language import Language
@@ -14,7 +14,9 @@ from spacy.training.loggers import setup_table
 from tqdm import tqdm
 from wasabi import row
 
+from ..arguments import checked
 from ..errors import Errors
+from ..files import WriteError
 from .scoreboard import ScoreBoard, find_keys, get_tasks
 
 LogStep = Callable[[dict[str, Any] | None], None]
@@ -23,8 +25,9 @@ Finalize = Callable[[], None]
 STATS = ("loss", "weight", "grad_norm", "updates")
 
 
+@checked("spacy-mtl.ProgressLogger.v1")
 def create_progress_logger_v1(
-    progress_bar: str | None = "eval",
+    progress_bar: Literal["eval", "train"] | None = "eval",
     output_file: str | None = None,
     console_output: bool = True,
 ) -> Callable[..., tuple[LogStep, Finalize]]:
@@ -45,10 +48,8 @@ def create_progress_logger_v1(
     output_file (Optional[str]): The file to append a line of JSON to at each evaluation. Scores are
         there from 0 to 1, words and seconds since the start of training; what is not known is null.
     console_output (bool): Whether to print the rows.
-    RAISES (ValueError): M042 for another kind of bar.
+    RAISES (ValueError): M058 for an argument of another kind.
     """
-    if progress_bar not in (None, "eval", "train"):
-        raise ValueError(Errors.M042.format(value=progress_bar))
 
     def setup_logger(
         nlp: Language, stdout: IO = sys.stdout, stderr: IO = sys.stderr
@@ -143,7 +144,11 @@ class ProgressLogger:
         start = sizes[str(self.path)] = min(size, sizes.get(str(self.path), size))
         if start < size:
             os.truncate(self.path, start)
-        srsly.write_jsonl(self.path, [to_json(line)], append=True, append_new_line=False)
+        try:
+            srsly.write_jsonl(self.path, [to_json(line)], append=True, append_new_line=False)
+        except OSError as error:
+            os.truncate(self.path, start)  # half a line would make the others unreadable
+            raise WriteError(Errors.M091.format(path=self.path, error=error)) from error
 
     def _take_means(self) -> dict[str, dict[str, float]]:
         return {

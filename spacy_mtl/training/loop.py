@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 from spacy.language import Language
 from spacy.schemas import ConfigSchemaTraining
@@ -24,8 +24,10 @@ from spacy.util import registry, resolve_dot_names
 from thinc.api import Optimizer, fix_random_seed, set_gpu_allocator
 from wasabi import Printer
 
+from ..arguments import Count, Range, Rate, check
 from ..encoder.cpu import get_choice, use_choice
 from ..errors import Errors
+from ..files import WriteError, clean_up, replacing
 from .resume import (
     find_kernels,
     get_random_states,
@@ -37,6 +39,14 @@ from .resume import (
 )
 
 CHECKPOINT = "checkpoint"
+NUMBERS = {
+    "dropout": Rate,
+    "accumulate_gradient": Count,
+    "patience": Annotated[int, Range()],
+    "max_epochs": Annotated[int, Range(-1)],
+    "max_steps": Annotated[int, Range()],
+    "eval_frequency": Count,
+}
 Evaluate = Callable[[], tuple[float, dict[str, Any]]]
 
 
@@ -167,7 +177,9 @@ def train(
         it. Its evaluations are told to the logger again, but without their output path.
     use_gpu (int): The GPU, or -1. It must have been required before.
     stdout, stderr (IO): Get the messages.
-    RAISES (ValueError): M062 if the corpora are not those of the checkpoint.
+    RAISES (ValueError): M058 if a number of `[training]` is out of range, M062 if the corpora are
+        not those of the checkpoint, M091 if a pipeline or the checkpoint cannot be written: the
+        ones before are still there.
     """
     msg = Printer(no_print=True)
     config = nlp.config.interpolate()
@@ -176,6 +188,7 @@ def train(
     if use_gpu >= 0 and config["training"]["gpu_allocator"]:
         set_gpu_allocator(config["training"]["gpu_allocator"])
     T: Any = registry.resolve(config["training"], schema=ConfigSchemaTraining)
+    check_training(T)
     train_corpus, dev_corpus = resolve_dot_names(config, [T["train_corpus"], T["dev_corpus"]])
     optimizer, frozen = T["optimizer"], T["frozen_components"]
     before_to_disk = create_before_to_disk_callback(T["before_to_disk"])
@@ -198,19 +211,21 @@ def train(
 
     def save_last() -> None:
         if output:
-            with nlp.use_params(optimizer.averages):
-                before_to_disk(nlp).to_disk(output / DIR_MODEL_LAST)
+            with nlp.use_params(optimizer.averages), replacing(output / DIR_MODEL_LAST) as new:
+                before_to_disk(nlp).to_disk(new)
 
     def save(is_best: bool) -> None:
         if output and not replay.is_past:
             save_last()
             if is_best:
-                shutil.rmtree(output / DIR_MODEL_BEST, ignore_errors=True)
-                shutil.copytree(output / DIR_MODEL_LAST, output / DIR_MODEL_BEST)
+                with replacing(output / DIR_MODEL_BEST) as new:
+                    shutil.copytree(output / DIR_MODEL_LAST, new)
 
     def write(text: str) -> None:
         stdout.write(f"{text}\n")
 
+    if output:
+        clean_up(output)
     if output and not past:
         clean_output_dir(output)
         (output / CHECKPOINT).unlink(missing_ok=True)
@@ -222,7 +237,7 @@ def train(
     write(msg.info(f"Initial learn rate: {optimizer.learn_rate}"))
     with nlp.select_pipes(disable=frozen):
         log_step, finalize = T["logger"](nlp, stdout, stderr)
-    is_best, info = None, {}
+    is_best, info, can_write = None, {}, True
     machine = replay.past.get("machine")  # not in checkpoints of 0.1.0
     kernels_before = use_choice(find_kernels(machine) if machine else get_choice())
     try:
@@ -242,13 +257,15 @@ def train(
                 replay.remember(info)
                 replay.save(output / CHECKPOINT, {})
     except Exception as err:
-        if output and not replay.is_past:
+        can_write = not isinstance(err, WriteError)
+        if output and can_write and not replay.is_past:
             write(msg.warn(f"Aborting and saving the final model. Encountered: {err!r}"))
         raise
     finally:
         finalize()
-        save(False)
         use_choice(kernels_before)
+        if can_write:
+            save(False)
     if replay.is_past:
         replay.restore()
         save_last()  # a stop while it was written may have broken it
@@ -258,6 +275,12 @@ def train(
         if is_best is None and info:
             replay.save(output / CHECKPOINT, info["losses"])
         write(msg.good("Saved pipeline to output directory", output / DIR_MODEL_LAST))
+
+
+def check_training(training: Mapping[str, Any]) -> None:
+    """RAISES (ValueError): M058 if a number of the section `[training]` is out of range."""
+    for name, expected in NUMBERS.items():
+        check("[training]", name, training[name], expected)
 
 
 def to_plain(value: Any) -> Any:

@@ -24,6 +24,7 @@ from thinc.compat import has_cupy_gpu
 
 from ..encoder.cpu import KernelChoice, can_run, get_choice, get_cpu
 from ..errors import Errors, Warnings
+from ..files import replacing
 from .adamw import get_shim_key
 
 FORMAT = 1
@@ -243,15 +244,15 @@ def set_state(
 def write_checkpoint(
     path: Path, nlp: Language, tensors: Mapping[str, Any], plain: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint beside the last one and then put it in its place: whenever this ends, one
-    of them is there.
+    """Write a checkpoint in the place of the last one: whenever this ends, one of them is there.
+
+    RAISES (ValueError): M091 if it cannot be written.
     """
-    new = path.with_name(f"{path.name}.new")
     about = {"format": FORMAT, "config": get_settings(nlp), **plain}
-    torch.save({"tensors": dict(tensors), "plain": json.dumps(about)}, new)
-    with new.open("rb+") as file:
+    with replacing(path) as new, new.open("wb") as file:
+        torch.save({"tensors": dict(tensors), "plain": json.dumps(about)}, file)
+        file.flush()
         os.fsync(file.fileno())
-    new.replace(path)
 
 
 def read_checkpoint(path: Path, nlp: Language) -> dict[str, Any]:

@@ -98,10 +98,10 @@ def test_a_warning_if_nobody_tells_the_scores() -> None:
 
 def test_settings_that_make_no_sense() -> None:
     static = create_static_weights_v1()
-    with pytest.raises(ValueError, match=r"M022.*patience of ner = 0"):
+    with pytest.raises(ValueError, match=r"M058.*patience\['ner'\] = 0"):
         create_early_stopping_v1(static, {"ner": 0})
     for factor in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=r"M022.*factor"):
+        with pytest.raises(ValueError, match=r"M058.*factor"):
             create_early_stopping_v1(static, {"ner": 1}, factor)
     with pytest.raises(ValueError, match=r"M027.*GradDrop"):
         create_early_stopping_v1(create_graddrop_v1(), {"ner": 1})

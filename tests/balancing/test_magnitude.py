@@ -81,5 +81,5 @@ def test_db_mtl_averages_the_norms_of_log_gradients() -> None:
 
 @pytest.mark.parametrize("beta", [-0.1, 1.0, float("nan")])
 def test_beta_out_of_range(beta: float) -> None:
-    with pytest.raises(ValueError, match=f"M022.*beta = {beta}.*from 0 to below 1"):
+    with pytest.raises(ValueError, match=f"M058.*beta = {beta}.*>= 0 and < 1"):
         create_db_mtl_v1(beta)

@@ -192,15 +192,15 @@ def test_famo_favours_the_loss_that_falls_less() -> None:
 @pytest.mark.parametrize(
     ("create", "settings", "name"),
     [
-        (create_dynamic_weight_average_v1, {"window": 0}, "window = 0 .*>= 1"),
-        (create_dynamic_weight_average_v1, {"temperature": 0.0}, "temperature = 0.0 .*> 0"),
-        (create_gradnorm_v1, {"learn_rate": -1.0}, r"learn_rate = -1\.0 .*> 0"),
+        (create_dynamic_weight_average_v1, {"window": 0}, "window = 0.*>= 1"),
+        (create_dynamic_weight_average_v1, {"temperature": 0.0}, "temperature = 0.0.*>= 0.001"),
+        (create_gradnorm_v1, {"learn_rate": -1.0}, r"learn_rate = -1\.0.*> 0"),
         (create_famo_v1, {"learn_rate": float("nan")}, "learn_rate = nan"),
-        (create_famo_v1, {"decay": -0.1}, r"decay = -0\.1 .*>= 0"),
+        (create_famo_v1, {"decay": -0.1}, r"decay = -0\.1.*>= 0"),
     ],
 )
 def test_settings_out_of_range(create: Callable, settings: dict[str, Any], name: str) -> None:
-    with pytest.raises(ValueError, match=f"M022.*{name}"):
+    with pytest.raises(ValueError, match=f"M058.*{name}"):
         create(**settings)
 
 

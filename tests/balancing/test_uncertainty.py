@@ -159,7 +159,7 @@ def test_a_head_that_reports_no_loss_keeps_its_weight() -> None:
 
 @pytest.mark.parametrize("learn_rate", [0, -0.1, float("nan")])
 def test_learn_rate_must_be_positive(learn_rate: Any) -> None:
-    with pytest.raises(ValueError, match=f"M022.*{learn_rate}"):
+    with pytest.raises(ValueError, match=f"M058.*{learn_rate}"):
         create_uncertainty_weights_v1(learn_rate)
 
 

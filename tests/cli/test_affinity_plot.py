@@ -73,6 +73,6 @@ def test_what_cannot_be_plotted_stops_before_training(
 
 def test_tasks_that_no_step_had(capsys: pytest.CaptureFixture) -> None:
     print_affinity({"a": {"a": 0.1, "b": math.nan}, "b": {"a": math.nan, "b": math.nan}})
-    assert "No step had labels for b:" in capsys.readouterr().out
+    assert "No step had labels for 'b':" in capsys.readouterr().out
     print_affinity({"a": {"a": 0.1}})
     assert "No step" not in capsys.readouterr().out

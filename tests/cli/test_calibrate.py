@@ -56,7 +56,7 @@ def test_heads_without_labels_are_named(nlp, tmp_path):
     DocBin(docs=docs, store_user_data=True).to_disk(tmp_path / "tags.spacy")
     result = run(tmp_path / "model", tmp_path / "tags.spacy", "-o", tmp_path / "new")
     assert result.exit_code == 0, result.output
-    assert "no labels of theirs: ner, textcat" in " ".join(result.output.split())
+    assert "no labels of theirs: 'ner', 'textcat'" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_command(corpus):
     assert ["tags", "4", "tokens", "3", "1"] in lines
     assert ["ents", "3", "entities", "2", "0"] in lines
     assert ["cats", "3", "docs", "3", "0"] in lines
-    assert ["tags:", "PROPN", "(2),", "VERB", "(1),", "ADV", "(1)"] in lines
+    assert ["tags:", "'PROPN'", "(2),", "'VERB'", "(1),", "'ADV'", "(1)"] in lines
     first, second, third = load(corpus / "out.spacy")
     assert [token.tag_ for token in first] == ["PROPN", "VERB", "ADV"]
     assert first.cats == {"Play": 0.0, "chat": 0.0, "news": 1.0}

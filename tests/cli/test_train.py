@@ -51,6 +51,12 @@ def test_stop_and_resume(
     whole, parts = tmp_path / "whole", tmp_path / "new" / "parts"
     code, output = invoke("-o", whole, **options)
     assert code == 0 and "Saved pipeline to output directory" in output
+    files = get_files(whole)
+    code, output = invoke("-o", whole, **options)
+    assert code == 1 and "M207" in output and "--overwrite" in output
+    assert get_files(whole) == files
+    code, output = invoke("-o", whole, "--overwrite", **options)
+    assert code == 0 and get_files(whole) == files
     update, updates = Language.update, iter(range(3))
 
     def update_or_stop(*args: Any, **kwargs: Any) -> Any:

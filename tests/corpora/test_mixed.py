@@ -54,7 +54,8 @@ def nlp() -> Language:
 def draw(nlp: Language, n: int | None = None, **settings: Any) -> list[tuple[str, int]]:
     """The corpus and the number of each drawn example."""
     is_dynamic = settings.get("sampling") == "dynamic"
-    nlp.config["training"]["max_epochs"] = -1 if is_dynamic else 0
+    is_stream = is_dynamic or settings.get("epochs") == 0
+    nlp.config["training"]["max_epochs"] = -1 if is_stream else 0
     if is_dynamic:  # a stream without end
         n = n or 85 * settings.get("epochs", 1)
         settings["epochs"] = 0
@@ -350,11 +351,11 @@ def test_a_lazy_reader_is_enough(nlp: Language) -> None:
 @pytest.mark.parametrize(
     ("settings", "code"),
     [
-        ({"sampling": "by_size"}, "M120.*by_size"),
-        ({"temperature": 0.5}, "M121.*temperature = 0.5"),
-        ({"temperature": float("nan")}, "M121.*temperature = nan"),
-        ({"epochs": -1}, "M121.*epochs = -1"),
-        ({"targets": {"ner": -0.5}}, "M121.*target of ner = -0.5"),
+        ({"sampling": "by_size"}, "M058.*by_size"),
+        ({"temperature": 0.5}, "M058.*temperature = 0.5"),
+        ({"temperature": float("nan")}, "M058.*temperature = nan"),
+        ({"epochs": -1}, "M058.*epochs = -1"),
+        ({"targets": {"ner": -0.5}}, "M058.*targets\\['ner'\\] = -0.5"),
         ({"tasks": {"huge": ["tagger"]}}, r"M122.*\['huge'\].*\['big', 'mid', 'small'\]"),
         ({"corpora": {}}, "M122"),
     ],
@@ -362,6 +363,17 @@ def test_a_lazy_reader_is_enough(nlp: Language) -> None:
 def test_settings_that_make_no_sense(settings: dict[str, Any], code: str) -> None:
     with pytest.raises(ValueError, match=code):
         create_mixed_corpus_v1(**{"corpora": CORPORA, **settings})
+
+
+@pytest.mark.parametrize("place", ["train", "dev", "inner"])
+def test_a_stream_that_would_be_read_to_its_end(nlp: Language, place: str) -> None:
+    endless = create_mixed_corpus_v1(corpora=CORPORA, epochs=0)
+    nlp.config["training"]["max_epochs"] = 0 if place == "train" else -1
+    reader = create_mixed_corpus_v1(corpora={"inner": endless}) if place == "inner" else endless
+    if place == "dev":
+        nlp.config["corpora"] = {"dev": {"@readers": "spacy-mtl.MixedCorpus.v1", "epochs": 0}}
+    with pytest.raises(ValueError, match=rf"\[M223\] The corpus '(corpora\.)?{place}'"):
+        next(iter(reader(nlp)))
 
 
 def test_corpus_without_examples(nlp: Language) -> None:

@@ -12,7 +12,7 @@ from spacy.training import Example
 from thinc.api import Adam, Linear, Model
 
 from spacy_mtl.heads.crf import FORBIDDEN, viterbi
-from spacy_mtl.heads.ner import MultiTaskNER, get_chain, get_spans, get_tags
+from spacy_mtl.heads.ner import MultiTaskNER, get_chain, get_spans, get_tags, make_mtl_ner
 
 VALID = {
     "bio": r"(O |B-(\w+) (I-\2 )*)*",
@@ -338,8 +338,8 @@ def test_new_type_for_a_made_model(make_nlp):
 
 
 def test_unknown_scheme():
-    with pytest.raises(ValueError, match=r"M030.*'bilou'.*'biluo'"):
-        make_ner(scheme="bilou")
+    with pytest.raises(ValueError, match=r"M058.*mtl_ner: scheme = 'bilou'.*'biluo'"):
+        make_mtl_ner(English(), "ner", Model("fixed", print), "bilou", 0.0, None, None, None)  # type: ignore[arg-type]
 
 
 def test_smoothing_with_a_crf(make_nlp):

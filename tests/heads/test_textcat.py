@@ -352,8 +352,8 @@ def test_label_attention_of_another_number_of_outputs(make_abcd):
 
 
 def test_unknown_pooling():
-    known = "'attention', 'first', 'label_attention', 'max', 'mean'"
-    with pytest.raises(ValueError, match=f"M034.*'sum'.*{known}"):
+    known = "'mean', 'max', 'first', 'attention', 'label_attention'"
+    with pytest.raises(ValueError, match=f"M058.*'sum'.*{known}"):
         build_textcat_head_v1(Model("rows", lambda *_: None), pooling="sum")  # type: ignore
 
 

@@ -163,13 +163,13 @@ def test_a_schedule_moves_on_and_ends():
     ],
 )
 def test_values_out_of_range(options):
-    with pytest.raises(ValueError, match=r"\[M037\]"):
+    with pytest.raises(ValueError, match=r"\[M058\]"):
         create_unit_loss_v1(**options)
 
 
 def test_a_schedule_that_leaves_its_range():
     loss = create_unit_loss_v1(keep=iter([1.0, 2.0]))
-    with pytest.raises(ValueError, match=r"\[M037\].*2\.0"):
+    with pytest.raises(ValueError, match=r"\[M058\].*2\.0"):
         loss.get_focus(1, ONES, NumpyOps())
 
 

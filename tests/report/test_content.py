@@ -16,6 +16,14 @@ from spacy_mtl.report.scores import Answer, Evaluation, TaskAnswers
 LABELS = ["a", "b"]
 
 
+def make_run(*tasks: str) -> Run:
+    components = {task: {"factory": f"mtl_{task}"} for task in tasks}
+    training = {"train_corpus": "corpora.train", "dev_corpus": "corpora.dev"}
+    setup = {"corpora": {}, "training": training, "components": components}
+    setup["nlp"] = {"pipeline": list(tasks)}
+    return Run("", {}, "", steps=200, tasks=list(tasks), setup=setup)
+
+
 def make_answers(*tags: str, gold: str = "aab", measure: str = "tag_acc") -> TaskAnswers:
     """Docs of three tokens, of which the first has no gold labels."""
     right = {(i, i + 1, tag) for i, tag in enumerate(gold)}
@@ -69,18 +77,25 @@ def test_transfer():
         "tagger": [make_evaluation(tagger=bad)],
         "others": [make_evaluation(tagger=bad, other=good)],
     }
-    records = compare({"tagger": "tagger"}, found)
+    runs = {name: [make_run("tagger", "ner")] for name in found}
+    records = compare({"tagger": "tagger"}, found, runs)
     assert [(r["task"], r["single"], r["multi"]) for r in records] == [
         ("tagger", "tagger", "both"),
         ("tagger", "tagger", "others"),
     ]
     assert [r["difference"] for r in records] == [pytest.approx(1 / 3), 0.0]
+    assert [(r["p"], r["differences"]) for r in records] == [(1.0, []), (1.0, [])]
+    runs["both"][0].steps = 30
+    assert [(r["p"], r["differences"]) for r in compare({"tagger": "tagger"}, found, runs)] == [
+        (None, ["updates"]),
+        (1.0, []),
+    ]
 
 
 def test_task_without_labels_is_not_compared():
     empty = TaskAnswers("tag_acc", [], [None, None])
     found = {"a": [make_evaluation(tagger=empty)], "b": [make_evaluation(tagger=empty, ner=empty)]}
-    assert compare({"tagger": "a"}, found) == []
+    assert compare({"tagger": "a"}, found, {}) == []
 
 
 def test_labels():
@@ -162,6 +177,7 @@ def test_files_of_scores():
             }
         ],
         "data": None,
+        "differences": [],
         **{"transfer": [], "labels": [], "calibration": [], "confusions": [], "errors": []},
     }
 

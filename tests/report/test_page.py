@@ -70,6 +70,7 @@ def make_report(**changes) -> dict:
             make_run("t-0", "t", "tagger"),
         ],
         "data": "dev.spacy",
+        "differences": [],
         "transfer": [
             {"task": "tagger", "single": "t", "multi": "m", "measure": "tag_acc", "p": 0.0004}
             | {"single_mean": 0.5, "single_sd": None, "multi_mean": 0.6, "multi_sd": 0.012}
@@ -196,7 +197,7 @@ def test_long_tables_are_folded():
 
 
 def test_scores_only():
-    lists = ("transfer", "labels", "calibration", "confusions", "errors")
+    lists = ("differences", "transfer", "labels", "calibration", "confusions", "errors")
     empty = {**{name: [] for name in lists}, "data": None}
     run = {"name": "a", "setting": None, "tasks": [], "seed": None, "source": "a.json"}
     run |= {"scores": {"tag_acc": 0.5}, "steps": None, "curves": {}}

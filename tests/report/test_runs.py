@@ -164,7 +164,7 @@ def test_no_seed(tmp_path):
 def test_several_files(tmp_path, name):
     folder = make_folder(tmp_path / "a", lines=[make_line(0)], metrics={"tag_acc": 0.5})
     (folder / f"more-{name}").write_bytes((folder / name).read_bytes())
-    with pytest.raises(ValueError, match=rf"M232.*{name}, more-{name}"):
+    with pytest.raises(ValueError, match=rf"M232.*'{name}', 'more-{name}'"):
         read_run(folder, "a")
 
 
@@ -258,7 +258,7 @@ def test_groups_with_names_that_would_be_the_same():
 
 
 def test_same_run_twice():
-    with pytest.raises(ValueError, match=r"M235.*first, again.*seed 3"):
+    with pytest.raises(ValueError, match=r"M235.*'first', 'again'.*seed 3"):
         group_runs([make_run("first", 3), make_run("again", 3)])
 
 
@@ -273,7 +273,7 @@ def test_trained_alone_in_two_ways():
         make_run(name, tasks=("a",), training={"seed": 0, "optimizer": {"rate": rate}})
         for name, rate in (("slow", 0.1), ("fast", 0.2))
     )
-    message = r"M238.*'a'.*slow, fast, which differ in training\.optimizer\.rate"
+    message = r"M238.*'a'.*'slow', 'fast', which differ in training\.optimizer\.rate"
     with pytest.raises(ValueError, match=message):
         find_single({"slow": [slow], "fast": [fast]})
 

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import random
@@ -22,6 +23,7 @@ from thinc.api import Config
 
 from spacy_mtl.encoder.cpu import get_choice, use_choice
 from spacy_mtl.encoder.kernels import TrainingKernels
+from spacy_mtl.files import NEW
 from spacy_mtl.training import resume
 from spacy_mtl.training.loop import CHECKPOINT, train
 from spacy_mtl.training.resume import (
@@ -320,22 +322,48 @@ def test_a_kill_while_writing_loses_nothing(
     run(config, whole)
     save, writes = torch.save, count()
 
-    def save_or_stop(state: Any, path: Any) -> None:
-        save(state, path)
-        if isinstance(path, Path) and next(writes) == 2:
-            path.write_bytes(path.read_bytes()[:1000])
+    def save_or_stop(state: Any, file: Any) -> None:
+        save(state, file)
+        if hasattr(file, "name") and next(writes) == 2:
+            file.truncate(1000)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save_or_stop)
         run(config, parts, stop=99)
-    assert len(get_log(parts)) == 3 and (parts / f"{CHECKPOINT}.new").is_file()
+    assert len(get_log(parts)) == 3
+    (parts / f"{CHECKPOINT}{NEW}").write_bytes(b"half")
     # A row that was on its way to the disk as well.
     with (parts / "log").open("a") as file:
         file.write('{"step": 9, "ep')
     run(config, parts, resumes=True)
     assert_same(parts, whole)
-    assert not (parts / f"{CHECKPOINT}.new").is_file()
+    assert not list(parts.glob(f"*{NEW}"))
+
+
+def test_a_full_disk_leaves_what_was_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = epochs(folder)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(config, whole)
+    to_disk, writes = Language.to_disk, count()
+
+    def fill_disk(nlp: Language, path: Path, **kwargs: Any) -> None:
+        to_disk(nlp, path, **kwargs)
+        if next(writes) >= 2:
+            (path / "config.cfg").unlink()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Language, "to_disk", fill_disk)
+        with pytest.raises(ValueError, match=r"M091.*model-last.*No space left on device"):
+            run(config, parts)
+    assert next(writes) == 3  # it is not tried again at the end
+    assert {path.name for path in parts.iterdir()} == {path.name for path in whole.iterdir()}
+    assert (parts / "model-last" / "config.cfg").is_file()
+    run(config, parts, resumes=True)
+    assert_same(parts, whole)
 
 
 def test_a_new_training_forgets_the_last(folder: Path, tmp_path: Path) -> None:

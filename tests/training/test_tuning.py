@@ -372,9 +372,9 @@ def test_defaults_change_nothing(make_nlp: Callable) -> None:
 @pytest.mark.parametrize(
     ("name", "values", "code"),
     [
-        ("layer_decay", [0.0, -0.5, 1.1, float("nan")], "M045"),
-        ("average", [1.0, -0.1, 1.5, float("nan")], "M045"),
-        ("unfreeze_steps", [-1], "M040"),
+        ("layer_decay", [0.0, -0.5, 1.1, float("nan")], "M058"),
+        ("average", [1.0, -0.1, 1.5, float("nan")], "M058"),
+        ("unfreeze_steps", [-1], "M058"),
     ],
 )
 def test_bad_values(name: str, values: list[Any], code: str) -> None:
