@@ -27,6 +27,7 @@ STAGES = [
         "types",
         "products",
         "schedule",
+        "storage",
         "pretrained",
         "corpora",
         "encoder",

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import numpy
 
@@ -25,6 +24,8 @@ class DynamicWeightAverage(ScalarBalancer):
     temperature (float): The higher, the more even the weights.
     """
 
+    STATE = {"steps": int, "sums": dict[str, tuple[float, int]], "means": dict[str, list[float]]}
+
     def __init__(self, window: int, temperature: float) -> None:
         check_setting("window", window, ">= 1", window >= 1)
         check_setting("temperature", temperature, "> 0", temperature > 0)
@@ -44,14 +45,6 @@ class DynamicWeightAverage(ScalarBalancer):
                 self.means[task] = [*self.means.get(task, []), total / n][-2:]
             self.sums = {}
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "sums": dict(self.sums), "means": dict(self.means)}
-
-    def from_dict(self, state: dict[str, Any]) -> None:
-        self.steps = state.get("steps", 0)
-        self.sums = {task: (total, n) for task, (total, n) in state.get("sums", {}).items()}
-        self.means = dict(state.get("means", {}))
-
     def _get_rate(self, task: str) -> float:
         means = self.means.get(task, [])
         return means[1] / max(means[0], EPSILON) if len(means) == 2 else 1.0
@@ -62,6 +55,8 @@ class LearnedShares(ScalarBalancer):
 
     learn_rate (float): Step size of the logits.
     """
+
+    STATE = {"logits": dict[str, float], "losses": dict[str, float]}
 
     def __init__(self, learn_rate: float) -> None:
         check_setting("learn_rate", learn_rate, "> 0", learn_rate > 0)
@@ -84,13 +79,6 @@ class LearnedShares(ScalarBalancer):
         for task, gradient in self._gradients.items():
             self.logits[task] = self.logits.get(task, 0.0) - self.learn_rate * gradient
         self._gradients = {}
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"logits": dict(self.logits), "losses": dict(self.losses)}
-
-    def from_dict(self, state: dict[str, Any]) -> None:
-        self.logits = dict(state.get("logits", {}))
-        self.losses = dict(state.get("losses", {}))
 
 
 class GradNorm(LearnedShares):

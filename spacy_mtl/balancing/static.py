@@ -17,6 +17,8 @@ class StaticWeights(ScalarBalancer):
         with every update of the weights.
     """
 
+    STATE = {"steps": int}
+
     def __init__(self, weights: dict[str, Any]) -> None:
         checks = {name: partial(check_weight, name) for name in weights}
         self.weights = {name: Schedule(weights[name], check) for name, check in checks.items()}
@@ -31,12 +33,6 @@ class StaticWeights(ScalarBalancer):
 
     def step(self) -> None:
         self.steps += 1
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
-
-    def from_dict(self, state: dict[str, Any]) -> None:
-        self.steps = state.get("steps", 0)
 
 
 def check_weight(name: str, weight: Any) -> float:

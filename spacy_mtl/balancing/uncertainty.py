@@ -1,7 +1,6 @@
 """Weights learned so that every task's weighted loss comes to the same."""
 
 import math
-from typing import Any
 
 from ..encoder.hub import TaskBatch
 from .base import ScalarBalancer, check_setting
@@ -20,6 +19,8 @@ class UncertaintyWeights(ScalarBalancer):
     learn_rate (float): Step size of s, and the most it moves in an update.
     target (float): c, which every weighted loss tends to.
     """
+
+    STATE = {"log_variances": dict[str, float]}
 
     def __init__(self, learn_rate: float, target: float) -> None:
         check_setting("learn_rate", learn_rate, "> 0", learn_rate > 0)
@@ -41,12 +42,6 @@ class UncertaintyWeights(ScalarBalancer):
         gradients, self._gradients = self._gradients, {}
         for task, gradient in gradients.items():
             self.log_variances[task] -= self.learn_rate * min(max(gradient, -1.0), 1.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"log_variances": dict(self.log_variances)}
-
-    def from_dict(self, state: dict[str, Any]) -> None:
-        self.log_variances = dict(state.get("log_variances", {}))
 
 
 def create_uncertainty_weights_v1(learn_rate: float = 0.01) -> UncertaintyWeights:

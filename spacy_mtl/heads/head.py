@@ -23,6 +23,7 @@ from thinc.api import (
 
 from ..errors import Errors
 from ..products import use_one_core
+from ..storage import SavedPipe
 from ..types import Bools2d, Floats1d, Floats2d
 from .losses import Focus, cross_entropy, softmax
 from .unit_loss import UnitLoss
@@ -32,7 +33,7 @@ from .unit_loss import UnitLoss
 FOUND = {"temperature": 1.0, "class_weights": {}, "loss_steps": 0}
 
 
-class Head:
+class Head(SavedPipe):
     """Mixed into a trainable pipe. A head says which examples hold labels for it and what a batch
     costs; the rest of the update is the same for all.
 
@@ -41,9 +42,18 @@ class Head:
     loss (Optional[UnitLoss]): Which units count how much in its loss; all alike if not given.
     """
 
-    name: str
-    model: Model
-    cfg: dict[str, Any]
+    CFG = {
+        "labels": list[str],
+        "label_smoothing": float,
+        "temperature": float,
+        "class_weights": dict[str, float],
+        "loss_steps": int,
+        "neg_prefix": str | None,
+        "overwrite": bool,
+        "positive_label": str | None,
+        "spans_key": str | None,
+        "threshold": float,
+    }
     labels: Any  # the label names, a property of the other parents
     reads_tokens = True  # each for itself
     predict: Callable
@@ -104,6 +114,11 @@ class Head:
         else:
             self.unit_loss.check_classes(self.name, self.get_classes())
         self.cfg["class_weights"] = weights
+
+    def _load_model(self, msg: dict[str, Any]) -> None:
+        super()._load_model(msg)
+        if self.model.get_ref("output_layer").has_dim("nO"):
+            check_outputs(self.name, self.model, self.get_classes())
 
     def get_focus(self) -> Focus | None:
         """RETURNS (Optional[Focus]): Which units count how much in the next loss."""

@@ -108,6 +108,8 @@ class MultiTaskNER(Head, TrainablePipe):
     scorer (Optional[Callable]): The scoring method.
     """
 
+    CFG = {**Head.CFG, "scheme": Scheme}
+
     def __init__(
         self,
         vocab: Vocab,

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel
 
 from spacy_mtl.encoder import model as encoder_model
 from spacy_mtl.encoder.model import SharedTransformer, build_shared_transformer_v1, share
-from spacy_mtl.encoder.shim import build
+from spacy_mtl.encoder.serialization import build
 
 NLP = spacy.blank("en")
 STOCK_SPANS = configure_strided_spans(64, 48)
