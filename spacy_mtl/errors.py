@@ -129,8 +129,8 @@ class Errors(metaclass=_WithCodes):
         "was executed or written. Do not use this file, or save it again without the entry."
     )
     M048 = (
-        "The checksum of '{entry}' is wrong: its bytes have changed since it was saved. Copy the "
-        "file again."
+        "'{entry}' has a wrong checksum: its bytes have changed since it was saved. Copy the file "
+        "again."
     )
     M049 = "'{entry}' is {value}, where {expected} is expected."
     M050 = (

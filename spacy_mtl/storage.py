@@ -102,7 +102,7 @@ def raise_mismatch(entry: str, value: str, expected: str) -> NoReturn:
     raise ValueError(Errors.M049.format(entry=entry, value=value, expected=expected))
 
 
-def parse_json(data: bytes, entry: str) -> Any:
+def parse_json(data: bytes | str, entry: str) -> Any:
     """RETURNS (Any): The content of a JSON file.
     RAISES (ValueError): M049 if it is not JSON, or nested too deeply.
     """
@@ -237,7 +237,7 @@ class SavedPipe:
         RAISES (ValueError): M007 if a part cannot be read.
         """
         with reading(self.name, "message", "bytes"):
-            msg = check_type(srsly.msgpack_loads(bytes_data), dict[str, bytes], "message")
+            msg = check_type(srsly.msgpack_loads(bytes_data), dict[str, Any], "message")
         for file, (parse, load) in self._get_readers().items():
             part = Path(file).stem
             if part not in exclude and part in msg:

@@ -241,11 +241,17 @@ def read_pickle(file: BytesIO | Path, device: Any) -> Any:
     RETURNS (Any): The content.
     RAISES (ValueError): M052 if there is anything else in it. Its checksums are checked too.
     """
-    with ZipFile(file) as archive:
-        # Some versions of torch run TorchScript, and unpickle files that are no zip archives.
-        is_script = any(Path(name).name == "constants.pkl" for name in archive.namelist())
-        if broken := archive.testzip():
-            raise ValueError(Errors.M048.format(entry=broken))
+    try:
+        with ZipFile(file) as archive:
+            names, broken = archive.namelist(), archive.testzip()
+    except OSError:
+        raise
+    except Exception as err:
+        raise ValueError(Errors.M052.format(reason=err)) from err
+    if broken:
+        raise ValueError(Errors.M048.format(entry=broken))
+    # torch 2.4 runs TorchScript, and unpickles files that are not zip archives.
+    is_script = any(Path(name).name == "constants.pkl" for name in names)
     if isinstance(file, BytesIO):
         file.seek(0)
     try:

@@ -227,7 +227,7 @@ def test_weights_are_not_unpickled(files: dict[int, bytes], untouched: Path) -> 
         archive.writestr("archive/constants.pkl", b"")  # by which torch knows TorchScript
     pickles["script"] = script.getvalue()
     for state in pickles.values():
-        refuse(craft(files[1], lambda c, state=state: c.update(state=state)), "M052|not a zip file")
+        refuse(craft(files[1], lambda c, state=state: c.update(state=state)), "M052")
         with pytest.raises(Exception):  # noqa: B017
             make_model().from_bytes(craft(files[2], lambda c, state=state: c.update(state=state)))
     assert not mark.exists()
