@@ -43,8 +43,8 @@ class Errors(metaclass=_WithCodes):
         "spacy-mtl.SharedTransformer.v1 or spacy-transformers.TransformerModel.v3."
     )
     M007 = (
-        "Can't read the encoder of '{name}' from {source}: {error}\nThe model is cut off, corrupt "
-        "or of another version. Copy or train it again."
+        "Can't read the {part} of '{name}' from {source}: {error}\nIf the file is cut off, corrupt "
+        "or of another component or version, copy it or train again."
     )
     M010 = (
         "A gradient of '{task}' came after the encoder's backward had run, and would be lost. Call "
@@ -133,6 +133,31 @@ class Errors(metaclass=_WithCodes):
     M059 = (
         "spacy-mtl.LexicalEmbed.v1: attrs = {attrs} and rows = {rows}. Give one attribute or more, "
         "and for each the number of rows of its table."
+    )
+    M047 = (
+        "'{entry}' must not be in a saved encoder: it could run code or touch other files. Nothing "
+        "was executed or written. Do not use this file, or save it again without the entry."
+    )
+    M048 = (
+        "'{entry}' has a wrong checksum: its bytes have changed since it was saved. Copy the file "
+        "again."
+    )
+    M049 = "'{entry}' is {value}, where {expected} is expected."
+    M050 = (
+        "The encoder is saved in the format {version}, and this version of spacy-mtl reads formats "
+        "up to {known}. Install the version of spacy-mtl that has saved it, or a later one."
+    )
+    M051 = (
+        "'{setting}' would run code, or fetch some, that comes with the encoder. Leave it out: the "
+        "encoder and its tokenizer must be classes of the installed transformers."
+    )
+    M052 = (
+        "The file holds more than tensors, or is corrupt: {reason}. Nothing in it was executed. If "
+        "you do not know who has made it, delete it."
+    )
+    M053 = (
+        "The encoder is of the type {kind!r}, which transformers {version} does not have. Install "
+        "the version of transformers that has trained it."
     )
     M060 = (
         "The checkpoint {path} belongs to another config:\n{differences}\nGive the config and "
@@ -430,6 +455,10 @@ class Warnings(metaclass=_WithCodes):
         "The score of each of {tasks} is '{key}', of which spaCy keeps the last one's: none of "
         "them is followed. Give each a scorer that names it, and tell spacy-mtl.TaskCheckpoints.v1 "
         "the names as `scores`."
+    )
+    W006 = (
+        "The encoder's weights are of another version of transformers. Missing, and random now: "
+        "{missing}. Unknown, and left out: {unknown}. If any are missing, train it again."
     )
     W010 = (
         "The checkpoint was made on another machine: {differences}. The weights will differ by "

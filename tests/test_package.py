@@ -30,6 +30,7 @@ STAGES = [
         "concurrency",
         "products",
         "schedule",
+        "storage",
         "pretrained",
         "corpora",
         "encoder",

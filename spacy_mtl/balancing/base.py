@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from copy import deepcopy
+from typing import Any, get_origin
 
 from ..encoder.hub import TaskBatch
 from ..errors import Errors
+from ..storage import check_type
 from ..types import Floats2d
 
 EPSILON = 1e-8  # of a loss, where its logarithm or inverse is taken
@@ -14,8 +16,10 @@ EPSILON = 1e-8  # of a loss, where its logarithm or inverse is taken
 class ScalarBalancer:
     """Multiplies each task's gradient by a number and adds them up.
 
-    A method is a subclass with `weigh`; one with a state also has `to_dict` and `from_dict`.
+    A method is a subclass with `weigh`; one with a state also has STATE.
     """
+
+    STATE: Mapping[str, Any] = {}  # the types of the attributes to save, as `check_type` has them
 
     def weigh(self, batch: TaskBatch) -> dict[str, float]:
         """RETURNS (Dict[str, float]): The weight of each task of the batch."""
@@ -37,10 +41,19 @@ class ScalarBalancer:
 
     def to_dict(self) -> dict[str, Any]:
         """RETURNS (Dict[str, Any]): The state to save, as JSON can hold it."""
-        return {}
+        return {name: deepcopy(getattr(self, name)) for name in self.STATE}
 
     def from_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `to_dict` returned."""
+        """Restore what `to_dict` returned. What is missing becomes as new.
+
+        RAISES (ValueError): M049 if a value is of another type.
+        """
+        method = type(self).__name__
+        check_type(state, dict[str, Any], method)
+        new = {name: (get_origin(kind) or kind)() for name, kind in self.STATE.items()}
+        for name, kind in self.STATE.items():
+            value = check_type(state.get(name, new[name]), kind, f"{method}.{name}")
+            setattr(self, name, value)
 
 
 class RandomBalancer(ScalarBalancer):
@@ -48,6 +61,8 @@ class RandomBalancer(ScalarBalancer):
 
     seed (int): Of the random numbers.
     """
+
+    STATE = {"batches": int}
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -57,12 +72,6 @@ class RandomBalancer(ScalarBalancer):
         """RETURNS (List[int]): Seeds for a batch."""
         self.batches += 1
         return [self.seed, self.batches]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"batches": self.batches}
-
-    def from_dict(self, state: dict[str, Any]) -> None:
-        self.batches = state.get("batches", 0)
 
 
 def share(logits: Mapping[str, float]) -> dict[str, float]:

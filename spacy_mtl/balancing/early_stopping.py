@@ -21,6 +21,8 @@ class EarlyStopping(ScalarBalancer):
         and its head is frozen.
     """
 
+    STATE = {"best": dict[str, float], "waited": dict[str, int], "stopped": list[str]}
+
     def __init__(self, balancer: Any, patience: dict[str, int], factor: float) -> None:
         # GradDrop's result is no weighted sum.
         if getattr(type(balancer), "weigh", ScalarBalancer.weigh) is ScalarBalancer.weigh:
@@ -71,18 +73,11 @@ class EarlyStopping(ScalarBalancer):
             warnings.warn(Warnings.W004.format(effect="spacy-mtl.EarlyStopping.v1 stops no task"))
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "balancer": self.balancer.to_dict(),
-            "best": dict(self.best),
-            "waited": dict(self.waited),
-            "stopped": list(self.stopped),
-        }
+        return {"balancer": self.balancer.to_dict(), **super().to_dict()}
 
     def from_dict(self, state: dict[str, Any]) -> None:
+        super().from_dict(state)
         self.balancer.from_dict(state.get("balancer", {}))
-        self.best = dict(state.get("best", {}))
-        self.waited = dict(state.get("waited", {}))
-        self.stopped = list(state.get("stopped", []))
 
 
 @checked("spacy-mtl.EarlyStopping.v1")

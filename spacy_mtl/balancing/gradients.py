@@ -156,6 +156,8 @@ class GradVac(GradientBalancer):
     beta (float): How much of a cosine goes into its mean.
     """
 
+    STATE = {**GradientBalancer.STATE, "cosines": dict[str, dict[str, float]]}
+
     def __init__(
         self, beta: float, level: str, rescale: bool, weights: dict[str, Any], seed: int
     ) -> None:
@@ -179,14 +181,6 @@ class GradVac(GradientBalancer):
                 weights[i, j] += norm * excess / (other * sine)
             means[tasks[j]] = (1 - self.beta) * mean + self.beta * cosine
         return torch.from_numpy(weights.sum(axis=0))
-
-    def to_dict(self) -> dict[str, Any]:
-        cosines = {task: dict(means) for task, means in self.cosines.items()}
-        return super().to_dict() | {"cosines": cosines}
-
-    def from_dict(self, state: dict[str, Any]) -> None:
-        super().from_dict(state)
-        self.cosines = {task: dict(means) for task, means in state.get("cosines", {}).items()}
 
 
 class ConFIG(GradientBalancer):

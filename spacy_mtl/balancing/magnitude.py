@@ -1,7 +1,6 @@
 """Weights that undo how large a task's loss or gradient happens to be."""
 
 import math
-from typing import Any
 
 from ..arguments import Rate, checked
 from ..encoder.hub import TaskBatch
@@ -23,6 +22,8 @@ class DBMTL(ScalarBalancer):
     beta (float): How much of the average of a norm stays in each batch.
     """
 
+    STATE = {"norms": dict[str, float]}
+
     def __init__(self, beta: float) -> None:
         self.beta = beta
         self.norms: dict[str, float] = {}
@@ -39,12 +40,6 @@ class DBMTL(ScalarBalancer):
         plain = sum(batch.norms[task] for task in active)
         weighted = sum(weights[task] * batch.norms[task] for task in active)
         return weights | {task: weights[task] * plain / weighted for task in active}
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"norms": dict(self.norms)}
-
-    def from_dict(self, state: dict[str, Any]) -> None:
-        self.norms = dict(state.get("norms", {}))
 
 
 def create_geometric_mean_v1() -> GeometricMean:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy
 
@@ -28,6 +28,8 @@ class DynamicWeightAverage(ScalarBalancer):
     temperature (float): The higher, the more even the weights.
     """
 
+    STATE = {"steps": int, "sums": dict[str, tuple[float, int]], "means": dict[str, list[float]]}
+
     def __init__(self, window: int, temperature: float) -> None:
         self.window, self.temperature = window, temperature
         self.steps = 0
@@ -45,14 +47,6 @@ class DynamicWeightAverage(ScalarBalancer):
                 self.means[task] = [*self.means.get(task, []), total / n][-2:]
             self.sums = {}
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "sums": dict(self.sums), "means": dict(self.means)}
-
-    def from_dict(self, state: dict[str, Any]) -> None:
-        self.steps = state.get("steps", 0)
-        self.sums = {task: (total, n) for task, (total, n) in state.get("sums", {}).items()}
-        self.means = dict(state.get("means", {}))
-
     def _get_rate(self, task: str) -> float:
         means = self.means.get(task, [])
         return means[1] / max(means[0], EPSILON) if len(means) == 2 else 1.0
@@ -63,6 +57,8 @@ class LearnedShares(ScalarBalancer):
 
     learn_rate (float): Step size of the logits.
     """
+
+    STATE = {"logits": dict[str, float], "losses": dict[str, float]}
 
     def __init__(self, learn_rate: float) -> None:
         self.learn_rate = learn_rate
@@ -84,13 +80,6 @@ class LearnedShares(ScalarBalancer):
         for task, gradient in self._gradients.items():
             self.logits[task] = self.logits.get(task, 0.0) - self.learn_rate * gradient
         self._gradients = {}
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"logits": dict(self.logits), "losses": dict(self.losses)}
-
-    def from_dict(self, state: dict[str, Any]) -> None:
-        self.logits = dict(state.get("logits", {}))
-        self.losses = dict(state.get("losses", {}))
 
 
 class GradNorm(LearnedShares):

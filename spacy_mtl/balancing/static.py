@@ -19,6 +19,8 @@ class StaticWeights(ScalarBalancer):
         with every update of the weights.
     """
 
+    STATE = {"steps": int}
+
     def __init__(self, weights: dict[str, Any]) -> None:
         self.weights = {
             name: Schedule(weight, partial(WEIGHT.check, "balancer", f"weights[{name!r}]"))
@@ -35,12 +37,6 @@ class StaticWeights(ScalarBalancer):
 
     def step(self) -> None:
         self.steps += 1
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
-
-    def from_dict(self, state: dict[str, Any]) -> None:
-        self.steps = state.get("steps", 0)
 
 
 @checked("spacy-mtl.StaticWeights.v1")

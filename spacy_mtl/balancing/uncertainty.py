@@ -1,7 +1,7 @@
 """Weights learned so that every task's weighted loss comes to the same."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 from ..arguments import Range, checked
 from ..encoder.hub import TaskBatch
@@ -24,6 +24,8 @@ class UncertaintyWeights(ScalarBalancer):
     target (float): c, which every weighted loss tends to.
     """
 
+    STATE = {"log_variances": dict[str, float]}
+
     def __init__(self, learn_rate: float, target: float) -> None:
         self.learn_rate = learn_rate
         self.target = target
@@ -43,12 +45,6 @@ class UncertaintyWeights(ScalarBalancer):
         gradients, self._gradients = self._gradients, {}
         for task, gradient in gradients.items():
             self.log_variances[task] -= self.learn_rate * min(max(gradient, -1.0), 1.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"log_variances": dict(self.log_variances)}
-
-    def from_dict(self, state: dict[str, Any]) -> None:
-        self.log_variances = dict(state.get("log_variances", {}))
 
 
 @checked("spacy-mtl.UncertaintyWeights.v1")

@@ -10,7 +10,6 @@ from typing import Any
 from weakref import ref
 
 import numpy
-import srsly
 import torch
 from spacy.tokens import Doc, Span
 from spacy_transformers.data_classes import HFObjects
@@ -22,6 +21,7 @@ from ..arguments import checked
 from ..concurrency import WeightsLock, limit_threads
 from ..errors import Errors, Warnings
 from ..pretrained import load_pretrained
+from ..storage import load_model, pack_model, unpack_model
 from ..types import Ints1d, Ints2d
 from .ahead import WORKERS, run_at_once
 from .attention import Block
@@ -35,6 +35,7 @@ from .onednn import exact_products, float32_products
 from .packing import Batch, can_pack, get_first_position, make_passes, pack
 from .precision import Precision, get_dtype
 from .runtime import Runtime, uses_kernels
+from .serialization import check_settings
 from .shim import EncoderShim
 from .wordpieces import Wordpieces, batch_by_length, concat, get_backend, get_wordpieces
 
@@ -50,8 +51,8 @@ SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
 class SharedTransformer(TransformerModel):
     """A Hugging Face encoder as a thinc model from docs to one TokenMatrix.
 
-    It has the same nodes as spacy-transformers' TransformerModel, so either reads the other's
-    weights.
+    It has the same nodes as spacy-transformers' TransformerModel, so that it can read a file of
+    that. spacy-transformers cannot read a file of this: its weights are safetensors.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class SharedTransformer(TransformerModel):
         pretrained: bool = True,
         runtime: Runtime = "auto",
     ) -> None:
+        check_settings("tokenizer_config", tokenizer_config)
+        check_settings("transformer_config", transformer_config)
         unloaded = HFObjects(None, None, None, dict(tokenizer_config), dict(transformer_config))
         get_dtype(precision, torch.device("cpu"))
         uses_kernels(runtime, torch.device("cpu"))
@@ -176,24 +179,27 @@ class SharedTransformer(TransformerModel):
             copied.from_bytes(self.to_bytes())
         return copied
 
+    def to_bytes(self) -> bytes:
+        """RETURNS (bytes): The model, with checksums."""
+        return pack_model(self)
+
+    def from_bytes(self, bytes_data: bytes) -> "SharedTransformer":
+        """RETURNS (SharedTransformer): This, with what `to_bytes` returned."""
+        load_model(self, unpack_model(self, bytes_data))
+        return self
+
     def from_disk(self, path: str | Path) -> "SharedTransformer":
         """RETURNS (SharedTransformer): This, with what `to_disk` has saved."""
-        return self.from_dict(srsly.read_msgpack(Path(path)))
+        load_model(self, unpack_model(self, Path(path).read_bytes()))
+        return self
 
     def from_dict(self, msg: dict[str, Any]) -> "SharedTransformer":
-        """Load what `to_dict` returned, but for the settings of CONFIGURED.
-
-        msg (dict): Its weights are taken out: each form of them is freed before the next but one
-            is made, so that there are never more than two.
-        RETURNS (SharedTransformer): This.
+        """RETURNS (SharedTransformer): This, with what `to_dict` returned, but for the settings of
+        CONFIGURED.
         """
-        contents = [srsly.msgpack_loads(packed.pop()) for packed in msg["shims"] if packed]
         configured = {key: self.attrs[key] for key in CONFIGURED}
         super().from_dict(msg)
         self.attrs.update(configured)
-        shims: Any = self.layers[0].shims
-        for shim, content in zip(shims, contents, strict=True):
-            shim.from_dict(content)
         return self
 
 
@@ -224,8 +230,9 @@ def build_shared_transformer_v1(
         an encoder of the same architecture and with its tokenizer.
     runtime (str): "eager" computes what Hugging Face computes, by torch's own functions; "cpu" uses
         faster kernels, chosen by what the CPU can do; "auto" is "cpu" on a CPU, "eager" elsewhere.
-    RAISES (ValueError): M058 for an argument of another kind; M001 to M004 and M072 when it is
-        initialized; M018 for a runtime that the device lacks; M067 and M068 when training begins.
+    RAISES (ValueError): M058 for an argument of another kind; M051 for settings by which
+        transformers would run code; M001 to M004 and M072 when it is initialized; M018 for a
+        runtime that the device lacks; M067 and M068 when training begins.
     """
     return SharedTransformer(
         name, get_spans, tokenizer_config, transformer_config, precision, lora, pretrained, runtime

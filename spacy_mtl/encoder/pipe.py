@@ -5,13 +5,12 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-import srsly
-from spacy import util
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
@@ -25,6 +24,7 @@ from ..arguments import check
 from ..concurrency import WeightsLock
 from ..errors import Errors, Warnings
 from ..products import dot
+from ..storage import SavedPipe, parse_json
 from .ahead import WORKERS, run_ahead
 from .host import isolated
 from .hub import Balancer, GradientHub, OpenPass, TaskBatch
@@ -36,11 +36,12 @@ from .tok2vec import Replacement
 BUFFER = 12288  # tokens encoded together: enough to group by length, few for the memory
 GPU_BUFFER = 32768  # the same on a GPU, where larger batches are faster
 STREAK = 20  # broken batches of a task in a row that stop the training
+BALANCER = "balancer.json"  # the file of its state
 COUNTS = ("updates", "skipped")
 MEANS = ("loss", "weight", "grad_norm")
 
 
-class SharedEncoder(Transformer):
+class SharedEncoder(SavedPipe, Transformer):
     """Encodes docs once for every head that listens, and sends their gradients back in one
     backward.
 
@@ -357,81 +358,28 @@ class SharedEncoder(Transformer):
         if {*self.listening_components} <= {head.name for head in self.heads}:
             hub.on_complete = self.flush
 
-    def _get_balancer_state(self) -> str:
+    def _get_balancer_state(self) -> bytes:
         with self._balancing.reading():
-            return json.dumps(self.balancer.to_dict())
+            return json.dumps(self.balancer.to_dict()).encode()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         self.flush()  # a waiting pass cannot be copied or pickled
         return super().__reduce_ex__(protocol)
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        """Serialize the pipe to a bytestring.
-
-        exclude (Iterable[str]): String names of serialization fields to exclude.
-        RETURNS (bytes): The serialized object.
-        """
         self._finish_waiting()
-        serialize = {
-            "cfg": lambda: srsly.json_dumps(self.cfg),
-            "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
-            "model": self.model.to_bytes,
-            "balancer": lambda: self._get_balancer_state().encode(),
-        }
-        return util.to_bytes(serialize, exclude)
-
-    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "SharedEncoder":
-        """Load the pipe from a bytestring.
-
-        bytes_data (bytes): What `to_bytes` returned.
-        exclude (Iterable[str]): String names of serialization fields to exclude.
-        RETURNS (SharedEncoder): The pipe.
-        RAISES (ValueError): M007 if the encoder cannot be read.
-        """
-        deserialize = {
-            "cfg": lambda b: self.cfg.update(srsly.json_loads(b)),
-            "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
-            "model": lambda b: self._load_model(self.model.from_bytes, b, "bytes"),
-            "balancer": lambda b: self.balancer.from_dict(json.loads(b)),
-        }
-        util.from_bytes(bytes_data, deserialize, exclude)
-        return self
+        return super().to_bytes(exclude=exclude)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Serialize the pipe to a folder.
-
-        path (str / Path): The folder.
-        exclude (Iterable[str]): String names of serialization fields to exclude.
-        """
         self._finish_waiting()
         super().to_disk(path, exclude=exclude)
-        if "balancer" not in exclude:
-            file = Path(path) / "balancer.json"
-            file.write_text(self._get_balancer_state(), encoding="utf8")
 
-    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "SharedEncoder":
-        """Load the pipe from a folder, also from one that spacy-transformers' pipe has saved.
+    def _get_writers(self) -> dict[str, Callable[[], bytes]]:
+        return super()._get_writers() | {BALANCER: self._get_balancer_state}
 
-        path (str / Path): The folder.
-        exclude (Iterable[str]): String names of serialization fields to exclude.
-        RETURNS (SharedEncoder): The pipe.
-        RAISES (ValueError): M007 if the encoder cannot be read.
-        """
-        path = Path(path)
-        super().from_disk(path, exclude=[*exclude, "model"])
-        if "model" not in exclude:
-            file = path / "model"
-            self._load_model(self.model.from_disk, file, file)
-        if "balancer" not in exclude and (path / "balancer.json").is_file():
-            file = path / "balancer.json"
-            self.balancer.from_dict(json.loads(file.read_text(encoding="utf8")))
-        return self
-
-    def _load_model(self, load: Callable, data: Any, source: Any) -> None:
-        try:
-            load(data)
-        except Exception as err:
-            raise ValueError(Errors.M007.format(name=self.name, source=source, error=err)) from err
+    def _get_readers(self) -> dict[str, Any]:
+        parse = partial(parse_json, entry="balancer")
+        return super()._get_readers() | {BALANCER: (parse, self.balancer.from_dict)}
 
 
 class Linked(WeakSet):

@@ -4,26 +4,24 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from io import BytesIO
 from typing import Any
 
 import srsly
 import torch
 from spacy_transformers.data_classes import HFObjects
 from spacy_transformers.layers.hf_shim import HFShim
-from thinc.api import get_torch_default_device
-from torch.overrides import TorchFunctionMode
-from transformers import AutoModel
 
 from ..concurrency import WeightsLock
 from ..errors import Errors
+from ..storage import CheckedShim
 from .host import isolated
 from .levels import keep_memory
 from .lora import LoRA, check_frozen, merge
 from .precision import PredictionWeights, has_weights
+from .serialization import pack_encoder, unpack_encoder
 
 
-class EncoderShim(HFShim):
+class EncoderShim(CheckedShim, HFShim):
     """Holds the encoder's weights for thinc: saving, loading, moving and updating them.
 
     lora (Optional[LoRA]): The adapters to train with, if any.
@@ -75,7 +73,7 @@ class EncoderShim(HFShim):
         if self._model is not None:
             self.check_trainable()
         with self.lock.reading():
-            return HFShim(self.merged).to_bytes()
+            return pack_encoder(self.merged)
 
     @property
     def merged(self) -> HFObjects:
@@ -89,26 +87,14 @@ class EncoderShim(HFShim):
 
     @isolated
     def from_dict(self, msg: dict[str, Any]) -> "EncoderShim":
-        """Load what `to_bytes` has packed.
+        """Load what `to_bytes` has packed, or spacy-transformers.
 
-        msg (dict): The weights are read into memory once. spacy-transformers would make random
-            ones first, and copy these over them.
+        msg (dict): The unpacked message. Its weights are taken out of it.
+        RAISES (ValueError): As `unpack_encoder`.
         """
         self.adapted = None
-        torch.save({}, nothing := BytesIO())
-        unweighted = srsly.msgpack_dumps({**msg, "state": nothing.getvalue()})
-        stock = HFShim(self._hfmodel, model_cls=Unweighted).from_bytes(unweighted)
-        self._hfmodel = stock._hfmodel
-        if msg["config"]:
-            config = stock._model.config
-            # On its way through JSON a `layer_norm_eps` of 1e-12 has become 0.
-            config.update({key: x for key, x in msg["config"].items() if isinstance(x, float)})
-            try:
-                module = build(config, msg["state"])
-                self._hfmodel = replace(stock._hfmodel, transformer=module)
-            except RuntimeError:  # other versions' weights: it warns, and loads what fits
-                self._hfmodel = HFShim(self._hfmodel).from_bytes(srsly.msgpack_dumps(msg))._hfmodel
-            self._model = self._hfmodel.transformer
+        self._hfmodel = unpack_encoder(msg)
+        self._model = self._hfmodel.transformer
         return self
 
     @isolated
@@ -149,39 +135,3 @@ class EncoderShim(HFShim):
             with self.lock.writing():
                 for p, data in kept:
                     p.data = data
-
-
-class Unweighted(torch.nn.Module):
-    """Stands for an encoder where spacy-transformers shall leave its weights alone."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__()
-        self.config = config
-
-    @classmethod
-    def from_config(cls, config: Any) -> "Unweighted":
-        return cls(config)
-
-
-class EmptyOnMeta(TorchFunctionMode):
-    """While active, tensors whose values are to be set later take no memory. Weights are such
-    tensors; buffers are made with their values.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        where = {"device": "meta"} if func is torch.empty else {}
-        return func(*args, **{**(kwargs or {}), **where})
-
-
-def build(config: Any, weights: bytes) -> Any:
-    """RETURNS (torch.nn.Module): The encoder, which has the weights that are read as its own.
-    RAISES (RuntimeError): If they are not what an encoder of this kind has.
-    """
-    device = get_torch_default_device()
-    with EmptyOnMeta():
-        module = AutoModel.from_config(config)
-    module.load_state_dict(torch.load(BytesIO(weights), map_location=device), assign=True)
-    module.tie_weights()
-    return module.to(device)

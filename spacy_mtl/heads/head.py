@@ -27,6 +27,7 @@ from ..concurrency import WeightsLock
 from ..encoder.host import isolated
 from ..errors import Errors
 from ..products import use_one_core
+from ..storage import SavedPipe
 from ..types import Bools2d, Floats1d, Floats2d
 from .losses import Focus, cross_entropy, softmax
 from .unit_loss import UnitLoss
@@ -36,7 +37,7 @@ from .unit_loss import UnitLoss
 FOUND = {"temperature": 1.0, "class_weights": {}, "loss_steps": 0}
 
 
-class Head:
+class Head(SavedPipe):
     """Mixed into a trainable pipe. A head says which examples hold labels for it and what a batch
     costs; the rest of the update is the same for all.
 
@@ -48,9 +49,18 @@ class Head:
     loss (Optional[UnitLoss]): Which units count how much in its loss; all alike if not given.
     """
 
-    name: str
-    model: Model
-    cfg: dict[str, Any]
+    CFG = {
+        "labels": list[str],
+        "label_smoothing": float,
+        "temperature": float,
+        "class_weights": dict[str, float],
+        "loss_steps": int,
+        "neg_prefix": str | None,
+        "overwrite": bool,
+        "positive_label": str | None,
+        "spans_key": str | None,
+        "threshold": float,
+    }
     labels: Any  # the label names, a property of the other parents
     reads_tokens = True  # each for itself
     predict: Callable
@@ -114,6 +124,11 @@ class Head:
         else:
             self.unit_loss.check_classes(self.name, self.get_classes())
         self.cfg["class_weights"] = weights
+
+    def _load_model(self, msg: dict[str, Any]) -> None:
+        super()._load_model(msg)
+        if self.model.get_ref("output_layer").has_dim("nO"):
+            check_outputs(self.name, self.model, self.get_classes())
 
     def get_focus(self) -> Focus | None:
         """RETURNS (Optional[Focus]): Which units count how much in the next loss."""
@@ -306,7 +321,7 @@ class Head:
         RETURNS (bytes): The serialized object.
         """
         with self.lock.reading():
-            return super().to_bytes(exclude=exclude)  # type: ignore[misc]
+            return super().to_bytes(exclude=exclude)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         """Serialize the pipe to a folder.
@@ -315,7 +330,7 @@ class Head:
         exclude (Iterable[str]): String names of serialization fields to exclude.
         """
         with self.lock.reading():
-            super().to_disk(path, exclude=exclude)  # type: ignore[misc]
+            super().to_disk(path, exclude=exclude)
 
     def rehearse(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, float]:
         """Not supported: the losses are returned as they are."""

@@ -132,6 +132,8 @@ class MultiTaskNER(Head, TrainablePipe):
     scorer (Optional[Callable]): The scoring method.
     """
 
+    CFG = {**Head.CFG, "scheme": Scheme}
+
     def __init__(
         self,
         vocab: Vocab,

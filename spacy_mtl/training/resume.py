@@ -11,9 +11,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile
 
 import numpy
 import torch
@@ -23,14 +22,17 @@ from thinc.api import Model, Optimizer, get_current_ops
 from thinc.compat import has_cupy_gpu
 
 from ..encoder.cpu import KernelChoice, can_run, get_choice, get_cpu
+from ..encoder.serialization import read_pickle
 from ..errors import Errors, Warnings
 from ..files import replacing
+from ..storage import check_type, parse_json
 from .adamw import get_shim_key
 
 FORMAT = 1
 RATE = "dropout_rate"  # of a layer, set when it learns and saved with it
 FREE = ("training.max_steps", "training.max_epochs", "training.patience", "training.logger.")
-BROKEN = (BadZipFile, UnpicklingError, OSError, RuntimeError, LookupError, TypeError, ValueError)
+BROKEN = (BadZipFile, OSError, RuntimeError, LookupError, TypeError, ValueError)
+PLAIN = {"config": dict, "pipes": dict[str, dict], "random": dict, "step": int, "updates": dict}
 TABLES = ("mom1", "mom2", "averages")  # of an optimizer
 
 
@@ -266,13 +268,13 @@ def read_checkpoint(path: Path, nlp: Language) -> dict[str, Any]:
         M064 if it is behind `max_steps`.
     """
     try:
-        with ZipFile(path) as archive:
-            if broken := archive.testzip():
-                raise BadZipFile(f"wrong checksum of {broken}")
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        plain = json.loads(loaded["plain"])
+        loaded = check_type(read_pickle(path, "cpu"), dict[str, Any], "checkpoint")
+        plain = check_type(parse_json(loaded["plain"], "plain"), dict[str, Any], "plain")
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']}")
+        for key, kind in PLAIN.items():
+            check_type(plain[key], kind, f"plain.{key}")
+        check_type(loaded["tensors"], dict[str, dict], "tensors")
     except BROKEN as err:
         raise ValueError(Errors.M061.format(path=path, error=err)) from err
     old, new = plain["config"], get_settings(nlp)
