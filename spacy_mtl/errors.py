@@ -124,6 +124,9 @@ class Errors(metaclass=_WithCodes):
         "The encoder {encoder} has no list of layers that could learn at rates or times of their "
         "own. Set layer_decay = 1.0 and unfreeze_steps = 0 in the optimizer."
     )
+    M054 = (
+        "Unknown alignment '{alignment}'. Choose from: 'auto', 'characters', 'spacy-transformers'."
+    )
     M060 = (
         "The checkpoint {path} is of another config:\n{differences}\nGive the config and the "
         "overrides that the training was begun with, or another --output, or leave --resume out to "

@@ -24,6 +24,7 @@ transformer_config = {}
 precision = "float32"
 lora = null
 pretrained = true
+alignment = "auto"
 
 [transformer.model.get_spans]
 @span_getters = "spacy-mtl.sentence_spans.v1"

@@ -30,7 +30,15 @@ from .onednn import training_products
 from .packing import Batch, can_pack, get_first_position, make_passes, pack
 from .precision import Precision, get_dtype
 from .shim import EncoderShim
-from .wordpieces import Wordpieces, batch_by_length, concat, get_backend, get_wordpieces
+from .wordpieces import (
+    Alignment,
+    Wordpieces,
+    batch_by_length,
+    check_alignment,
+    concat,
+    get_backend,
+    get_wordpieces,
+)
 
 EVEN = 2  # batches for each thread, at least
 # Wordpieces that are read in the time which a batch takes, however small: on a GPU, until its
@@ -38,6 +46,7 @@ EVEN = 2  # batches for each thread, at least
 SLACK = {"cpu": 32, "cuda": 4096}
 # A trained pipeline has those of its config, also if that has changed.
 CONFIGURED = ("precision", "max_batch_items")
+UNSAID = "spacy-transformers"  # the alignment of saved weights that do not name one
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
 
 
@@ -57,9 +66,11 @@ class SharedTransformer(TransformerModel):
         precision: Precision,
         lora: LoRA | None = None,
         pretrained: bool = True,
+        alignment: Alignment = "auto",
     ) -> None:
         unloaded = HFObjects(None, None, None, dict(tokenizer_config), dict(transformer_config))
         get_dtype(precision, torch.device("cpu"))
+        check_alignment(alignment)
         Model.__init__(
             self,
             "transformer",
@@ -79,12 +90,20 @@ class SharedTransformer(TransformerModel):
                 "get_spans": get_spans,
                 "precision": precision,
                 "pretrained": pretrained,
+                "alignment": UNSAID if alignment == "auto" else alignment,
                 "max_batch_items": 4096,
                 "layers": None,  # of which listeners ask for more than the last
                 "has_transformer": False,
                 "set_transformer": set_transformer,
             },
         )
+        self.configured_alignment = alignment
+
+    @property
+    def alignment(self) -> Alignment:
+        """RETURNS (str): The alignment that the config names, or else the one of the weights."""
+        configured = self.configured_alignment
+        return self.attrs["alignment"] if configured == "auto" else configured
 
     @classmethod
     def from_stock(cls, model: TransformerModel) -> "SharedTransformer":
@@ -96,6 +115,7 @@ class SharedTransformer(TransformerModel):
             model._init_tokenizer_config,
             model._init_transformer_config,
             "auto" if shim._mixed_precision else "float32",
+            alignment="spacy-transformers",
         )
         if model.attrs["has_transformer"]:
             set_transformer(shared, shim._hfmodel)
@@ -136,6 +156,11 @@ class SharedTransformer(TransformerModel):
         positions -= get_first_position(self.transformer)
         return min(limit, positions) - sum(map(len, self.special_ids))
 
+    def get_wordpieces(self, docs: Sequence[Doc]) -> Wordpieces:
+        """RETURNS (Wordpieces): What the encoder reads of the docs."""
+        spans = self.attrs["get_spans"](docs)
+        return get_wordpieces(docs, spans, self.tokenizer, self.max_length, self.alignment)
+
     def copy(self) -> "SharedTransformer":
         """RETURNS (SharedTransformer): A model of its own with the same settings and weights, in
         which adapters are merged. It learns without any.
@@ -147,6 +172,7 @@ class SharedTransformer(TransformerModel):
             self._init_transformer_config,
             self.attrs["precision"],
             pretrained=self.attrs["pretrained"],
+            alignment=self.configured_alignment,
         )
         copied.attrs["max_batch_items"] = self.attrs["max_batch_items"]
         if self.attrs["has_transformer"]:
@@ -166,6 +192,8 @@ class SharedTransformer(TransformerModel):
         """
         contents = [srsly.msgpack_loads(packed.pop()) for packed in msg["shims"] if packed]
         configured = {key: self.attrs[key] for key in CONFIGURED}
+        if self.configured_alignment == "auto":
+            self.attrs["alignment"] = UNSAID
         super().from_dict(msg)
         self.attrs.update(configured)
         shims: Any = self.layers[0].shims
@@ -182,6 +210,7 @@ def build_shared_transformer_v1(
     precision: Precision = "float32",
     lora: LoRA | None = None,
     pretrained: bool = True,
+    alignment: Alignment = "auto",
 ) -> Model[list[Doc], TokenMatrix]:
     """Build the shared encoder.
 
@@ -197,11 +226,24 @@ def build_shared_transformer_v1(
         that predictions need no peft.
     pretrained (bool): Whether training begins with the weights of `name`, or with random ones in
         an encoder of the same architecture and with its tokenizer.
-    RAISES (ValueError): M005 for another precision; M001 to M004 and M072 when it is initialized;
-        M067 and M068 when training begins.
+    alignment (str): Which wordpieces belong to a token. "characters": all that share a character
+        with it which is not white space; the first word of a span is read as inside its doc.
+        "spacy-transformers": also those that touch the space after it, such as the next word's
+        first piece if the tokenizer's offsets include the space; a span is read as a text of its
+        own. "auto": what the saved weights were trained with, and "characters" for a new encoder.
+        Weights from spacy-transformers and from spacy-mtl 0.1.0 have "spacy-transformers".
+    RAISES (ValueError): M005 for another precision; M054 for another alignment; M001 to M004 and
+        M072 when it is initialized; M067 and M068 when training begins.
     """
     return SharedTransformer(
-        name, get_spans, tokenizer_config, transformer_config, precision, lora, pretrained
+        name,
+        get_spans,
+        tokenizer_config,
+        transformer_config,
+        precision,
+        lora,
+        pretrained,
+        alignment,
     )
 
 
@@ -217,6 +259,8 @@ def init(model: SharedTransformer, X: Any = None, Y: Any = None) -> None:
             pretrained=model.attrs["pretrained"],
         )
         set_transformer(model, loaded)
+        if model.configured_alignment == "auto":
+            model.attrs["alignment"] = "characters"
     shim.add_adapters()
 
 
@@ -260,7 +304,7 @@ def split(
     last = model.transformer.config.num_hidden_layers
     asked = get_numbers(model.attrs["layers"], last)
     layers = asked and tuple(sorted({*asked, last}))
-    pieces = get_wordpieces(docs, model.attrs["get_spans"](docs), model.tokenizer, model.max_length)
+    pieces = model.get_wordpieces(docs)
     width = model.get_dim("nO") * max(1, len(layers))
     device = model.transformer.device
     dtype = torch.float32 if is_train else get_dtype(model.attrs["precision"], device)

@@ -14,6 +14,7 @@ from .layers import Layers, get_numbers, mix_layers
 from .matrix import TokenMatrix, TokenRows
 from .model import SharedTransformer, SpanGetter
 from .precision import Precision
+from .wordpieces import Alignment
 
 TOK2VEC = "model.tok2vec"  # where the config of a component has the layer with its listeners
 
@@ -27,17 +28,25 @@ def build_tok2vec_transformer_v1(
     grad_factor: float = 1.0,
     pooling: Model[Ragged, Floats2d] | None = None,
     layers: Layers = None,
+    alignment: Alignment = "auto",
 ) -> Model[list[Doc], list[Floats2d]]:
     """Build an encoder that one component has for itself.
 
-    name, get_spans, tokenizer_config, transformer_config, precision: As in
+    name, get_spans, tokenizer_config, transformer_config, precision, alignment: As in
         `spacy-mtl.SharedTransformer.v1`.
     grad_factor (float): Scales the component's gradient on its way to the encoder.
     pooling (Optional[Model[Ragged, Floats2d]]): Of a spacy-transformers listener that this takes
         the place of. Wordpieces are pooled by their mean in any case.
     layers (Union[str, List[int], None]): As in `spacy-mtl.TaskListener.v1`.
     """
-    encoder = SharedTransformer(name, get_spans, tokenizer_config, transformer_config, precision)
+    encoder = SharedTransformer(
+        name,
+        get_spans,
+        tokenizer_config,
+        transformer_config,
+        precision,
+        alignment=alignment,
+    )
     if layers is not None:
         encoder.attrs["layers"] = layers
         return mix_layers(chain(encoder, split_layers(grad_factor, layers)))
@@ -59,11 +68,19 @@ class Replacement:
         first listener in the config of a tok2vec layer.
         """
         self.blocks.append(tok2vec)
-        shared = ("name", "get_spans", "tokenizer_config", "transformer_config", "precision")
+        shared = (
+            "name",
+            "get_spans",
+            "tokenizer_config",
+            "transformer_config",
+            "precision",
+            "alignment",
+        )
         own = ("grad_factor", "pooling", "layers")
         listener = next((config for _, config in get_listeners(tok2vec)), {})
         return {
             "@architectures": "spacy-mtl.Tok2VecTransformer.v1",
+            "alignment": "spacy-transformers",  # of an encoder whose block has no such setting
             **{key: encoder[key] for key in shared if key in encoder},
             **{key: listener[key] for key in own if key in listener},
         }

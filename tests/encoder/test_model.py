@@ -27,8 +27,10 @@ NLP = spacy.blank("en")
 STOCK_SPANS = configure_strided_spans(64, 48)
 
 
-def make_model(name: str, precision: Any = "float32", get_spans: Any = STOCK_SPANS) -> Any:
-    model = build_shared_transformer_v1(name, get_spans, {}, {}, precision)
+def make_model(
+    name: str, precision: Any = "float32", get_spans: Any = STOCK_SPANS, **options: Any
+) -> Any:
+    model = build_shared_transformer_v1(name, get_spans, {}, {}, precision, **options)
     model.initialize()
     return model
 
@@ -50,7 +52,7 @@ def stock_features(name: str, docs: list[Doc]) -> numpy.ndarray:
 def test_features_equal_stock_for_every_family(family: str, tmp_path: Path) -> None:
     folder = str(build_encoder(family, tmp_path))
     docs = make_docs()
-    found = make_model(folder).predict(docs)
+    found = make_model(folder, alignment="spacy-transformers").predict(docs)
     assert found.data.shape == (sum(map(len, docs)), WIDTH) and found.data.dtype == "float32"
     numpy.testing.assert_allclose(found.data, stock_features(folder, docs), atol=2e-5)
 
@@ -353,7 +355,7 @@ def pack(state: dict[str, Any]) -> bytes:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stock_and_ours_read_what_the_other_saves(family: str, tmp_path: Path) -> None:
     folder = build_encoder(family, tmp_path)
-    model = make_model(str(folder))
+    model = make_model(str(folder), alignment="spacy-transformers")
     expected, docs = describe(model.transformer), make_docs()
     file, stock_file = tmp_path / "model", tmp_path / "stock"
     model.to_disk(file)
