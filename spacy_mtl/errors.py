@@ -127,6 +127,11 @@ class Errors(metaclass=_WithCodes):
     M054 = (
         "Unknown alignment '{alignment}'. Choose from: 'auto', 'characters', 'spacy-transformers'."
     )
+    M055 = (
+        "`transformer_config` sets {settings}, but `mtl_transformer` gives one row per token, and "
+        "neither attentions nor hidden states of wordpieces. Leave the settings out. A head reads "
+        "other layers through `layers` in `spacy-mtl.TaskListener.v1`."
+    )
     M060 = (
         "The checkpoint {path} is of another config:\n{differences}\nGive the config and the "
         "overrides that the training was begun with, or another --output, or leave --resume out to "

@@ -45,6 +45,8 @@ EVEN = 2  # batches for each thread, at least
 # kernels have been launched.
 SLACK = {"cpu": 32, "cuda": 4096}
 # A trained pipeline has those of its config, also if that has changed.
+# Settings whose output has no place in a token matrix.
+REFUSED = ("output_attentions", "output_hidden_states")
 CONFIGURED = ("precision", "max_batch_items")
 UNSAID = "spacy-transformers"  # the alignment of saved weights that do not name one
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
@@ -232,8 +234,8 @@ def build_shared_transformer_v1(
         first piece if the tokenizer's offsets include the space; a span is read as a text of its
         own. "auto": what the saved weights were trained with, and "characters" for a new encoder.
         Weights from spacy-transformers and from spacy-mtl 0.1.0 have "spacy-transformers".
-    RAISES (ValueError): M005 for another precision; M054 for another alignment; M001 to M004 and
-        M072 when it is initialized; M067 and M068 when training begins.
+    RAISES (ValueError): M005 for another precision; M054 for another alignment; M001 to M004, M055
+        and M072 when it is initialized; M067 and M068 when training begins.
     """
     return SharedTransformer(
         name,
@@ -252,6 +254,9 @@ def init(model: SharedTransformer, X: Any = None, Y: Any = None) -> None:
     if not model.attrs["has_transformer"]:
         if shim.lora and not model.attrs["pretrained"]:
             raise ValueError(Errors.M072)
+        settings = [key for key in REFUSED if model._init_transformer_config.get(key)]
+        if settings:
+            raise ValueError(Errors.M055.format(settings=settings))
         loaded = load_pretrained(
             model.attrs["name"],
             model._init_tokenizer_config,

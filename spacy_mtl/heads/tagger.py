@@ -13,7 +13,7 @@ from thinc.api import Config, Model
 
 from ..types import Bools2d, Floats2d
 from .gold import get_tags
-from .head import Head, check_outputs, score_tokens
+from .head import Head, check_outputs, score_tokens, show_as
 from .losses import cross_entropy, one_hot
 from .unit_loss import UnitLoss
 
@@ -133,6 +133,9 @@ def make_mtl_tagger(
         label_smoothing=label_smoothing,
         loss=loss,
     )
+
+
+show_as("mtl_tagger", "tagger")
 
 
 def build_tagger_head_v1(

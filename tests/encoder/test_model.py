@@ -563,3 +563,18 @@ def test_segments_of_special_tokens(tmp_path: Path) -> None:
     hidden = model.transformer.eval()(**batch).last_hidden_state[0, 1:-1].detach().numpy()
     rows = model.predict([doc]).data
     numpy.testing.assert_allclose(rows[0], hidden[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["output_attentions", "output_hidden_states"])
+def test_outputs_that_nobody_would_find(encoder: str, key: str) -> None:
+    """A new encoder refuses them. One that was trained with them before still loads."""
+    stock = TransformerModel(encoder, STOCK_SPANS, {}, {key: True})
+    for model in (
+        build_shared_transformer_v1(encoder, STOCK_SPANS, {}, {key: True}),
+        SharedTransformer.from_stock(stock),
+    ):
+        with pytest.raises(ValueError, match=f"M055.*'{key}'"):
+            model.initialize()
+    build_shared_transformer_v1(encoder, STOCK_SPANS, {}, {key: False}).initialize()
+    stock.initialize()
+    assert SharedTransformer.from_stock(stock).attrs["has_transformer"]
