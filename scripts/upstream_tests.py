@@ -131,7 +131,8 @@ def replace_hub(folder: Path) -> None:
         AutoTokenizer,
     )
 
-    for auto in (AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer):
+    autos: list[Any] = [AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer]
+    for auto in autos:
         read = auto.from_pretrained.__func__
 
         def from_pretrained(cls: Any, name: Any, *args: Any, read: Any = read, **kw: Any) -> Any:
@@ -193,9 +194,9 @@ def replace_components(ours: dict[str, str]) -> None:
     Language.add_pipe = add_ours  # type: ignore[method-assign]
     spacy.blank("en")  # imports the factories
     for factory in ours.values():
-        model = Language.get_factory_meta(factory).default_config["model"]
-        if "tok2vec" in model:
-            model["tok2vec"] = HASH_EMBED
+        meta: Any = Language.get_factory_meta(factory)
+        if "tok2vec" in meta.default_config["model"]:
+            meta.default_config["model"]["tok2vec"] = HASH_EMBED
 
 
 if __name__ == "__main__":
