@@ -159,6 +159,11 @@ class Errors(metaclass=_WithCodes):
         "The encoder is of the type {kind!r}, which transformers {version} does not have. Install "
         "the version of transformers that has trained it."
     )
+    M055 = (
+        "`transformer_config` sets {settings}, but `mtl_transformer` gives one row per token, and "
+        "neither attentions nor hidden states of wordpieces. Leave the settings out. A head reads "
+        "other layers through `layers` in `spacy-mtl.TaskListener.v1`."
+    )
     M060 = (
         "The checkpoint {path} belongs to another config:\n{differences}\nGive the config and "
         "overrides of the first run, another --output, or --overwrite instead of --resume to "

@@ -11,7 +11,7 @@ from thinc.layers.concatenate import init as init_layers
 
 from .arguments import Factor, check, checked
 from .encoder.layers import Layers, mix_layers
-from .encoder.matrix import KEY, TokenMatrix, TokenRows, get_rows, set_rows
+from .encoder.matrix import KEY, TokenMatrix, TokenRows, get_rows
 from .errors import Errors
 from .types import Floats2d
 
@@ -22,6 +22,9 @@ class TaskListener(TransformerListener):
     upstream_name (str): The encoder's component name, or "*" for any.
     grad_factor (float): Scales the gradient on its way to the encoder.
     layers (Union[str, List[int], None]): The layers to give, or None for the last one's rows.
+    sample (Dict[int, Doc]): The docs of a running `initialize`, by id. No encoder has read them,
+        so their rows are zeros. Linking the listener ends it, which `nlp.initialize` does last,
+        and so do the first rows from the encoder.
     """
 
     name = "task-transformer-listener"  # by which `spacy debug model` knows it
@@ -37,6 +40,7 @@ class TaskListener(TransformerListener):
             attrs={"grad_factor": grad_factor, "layers": layers},
         )
         self.upstream_name = upstream_name
+        self.sample: dict[int, Doc] = {}
 
 
 @checked("spacy-mtl.TaskListener.v1")
@@ -59,19 +63,13 @@ def build_task_listener_v1(
 
 
 def init(model: TaskListener, X: list[Doc] | None = None, Y: Any = None) -> None:
-    """Let the layers behind infer their sizes from docs that no encoder has seen."""
-    width = model.get_dim("nO") if model.has_dim("nO") else None
-    if width is None:
+    """Let the layers after the listener infer their sizes from docs that no encoder has read."""
+    if not model.has_dim("nO"):
         raise ValueError(Errors.M011.format(upstream=model.upstream_name))
-    layers = tuple(model.attrs["layers"] or ())
     for doc in X or []:
-        rows = get_rows(doc)
-        readers = {model.id} | (rows.readers or set() if rows else set())
-        if rows is None or not set(layers) <= set(rows.matrix.layers):
-            data = model.ops.alloc2f(len(doc), width * max(1, len(layers)))
-            set_rows([doc], TokenMatrix(data, [len(doc)], layers), readers=readers)
-        elif rows.readers is not None:
-            rows.readers = readers
+        model.sample[id(doc)] = doc
+        if get_rows(doc) is not None:  # of an encoder that may have another width
+            del doc.user_data[KEY]
 
 
 def forward(
@@ -101,13 +99,18 @@ def forward(
 
 
 def require_rows(model: TaskListener, doc: Doc) -> TokenRows:
-    """RETURNS (TokenRows): What the encoder left on the doc.
-    RAISES (ValueError): M012 if there is nothing, or not from `mtl_transformer`.
+    """RETURNS (TokenRows): The rows that the encoder left on the doc, or zeros for the sample.
+    RAISES (ValueError): M012 if there are no rows, or none from `mtl_transformer`.
     """
     rows = get_rows(doc)
-    if rows is None:
+    if rows is not None:
+        model.sample = {}
+        return rows
+    if id(doc) not in model.sample:
         raise ValueError(Errors.M012.format(upstream=model.upstream_name, text=doc.text[:40]))
-    return rows
+    layers = tuple(model.attrs["layers"] or ())
+    zeros = model.ops.alloc2f(len(doc), model.get_dim("nO") * max(1, len(layers)))
+    return TokenRows(TokenMatrix(zeros, [len(doc)], layers), 0, len(doc))
 
 
 @checked("spacy-mtl.ConcatTok2Vec.v1")

@@ -17,7 +17,6 @@ from thinc.api import (
     xp2torch,
     zero_init,
 )
-from thinc.layers.chain import init as init_layers
 
 from .arguments import Count, Range, Size, checked
 from .concurrency import limit_threads
@@ -42,7 +41,7 @@ def build_adapter_v1(
     """
     adapter = residual(chain(Relu(width, dropout=0.0), Linear(init_W=zero_init)))
     adapter.init = init_adapter
-    return put_behind(tok2vec, with_array(adapter))
+    return chain(tok2vec, with_array(adapter))
 
 
 def init_adapter(model: Model, X: Floats2d | None = None, Y: Any = None) -> None:
@@ -78,19 +77,7 @@ def build_private_layers_v1(
         dims={"nI": None, "nO": None},
         attrs={"depth": depth, "heads": heads, "window": window, "dropout_rate": 0.0},
     )
-    return put_behind(tok2vec, layers)
-
-
-def put_behind(tok2vec: Model, layer: Model) -> Model:
-    """RETURNS (Model): A chain that can be part of another."""
-    model = chain(tok2vec, layer)
-    model.init = init_chain
-    return model
-
-
-def init_chain(model: Model, X: list[Doc] | None = None, Y: Any = None) -> None:
-    init_layers(model, X=X)
-    model.layers[0].initialize(X=X)  # listeners have used up what they left on the docs
+    return chain(tok2vec, layers)
 
 
 def init(model: Model, X: list[Floats2d] | None = None, Y: Any = None) -> None:

@@ -217,7 +217,6 @@ def get_padding(nlp: Language, name: str, docs: Iterable[Doc], batch_size: int) 
     """
     from ..encoder.model import get_batches
     from ..encoder.pipe import buffer
-    from ..encoder.wordpieces import get_wordpieces
 
     encoder: Any = nlp.get_pipe(name)
     model = encoder.model
@@ -226,8 +225,7 @@ def get_padding(nlp: Language, name: str, docs: Iterable[Doc], batch_size: int) 
     behind = nlp.pipe_names[nlp.pipe_names.index(name) :]
     stream = nlp.pipe(docs, batch_size=batch_size, disable=behind)
     for batch in buffer(stream, batch_size, encoder.buffer_size):
-        spans = model.attrs["get_spans"](batch)
-        pieces = get_wordpieces(batch, spans, model.tokenizer, model.max_length)
+        pieces = model.get_wordpieces(batch)
         text += int((pieces.lengths + n_special).sum())
         total += sum(len(group) * length for group, length in get_batches(model, pieces))
     return (total - text) / max(total, 1)

@@ -27,6 +27,7 @@ precision = "float32"
 runtime = "auto"
 lora = null
 pretrained = true
+alignment = "auto"
 
 [transformer.model.get_spans]
 @span_getters = "spacy-mtl.sentence_spans.v1"

@@ -54,7 +54,6 @@ def init(model: Model, X: Any = None, Y: Any = None) -> None:
     rows.initialize(X=X)
     if X and not model.has_param("s"):
         _, n_layers, width = rows.predict(X[:1])[0].shape
-        rows.initialize(X=X[:1])  # a listener has used up what it has left on the doc
         model.set_dim("nO", width)
         s = model.ops.alloc1f(n_layers)
         s[-1] = math.log(UPPERMOST / (1 - UPPERMOST) * max(1, n_layers - 1))

@@ -130,6 +130,11 @@ class TokenRows(TransformerData):
     def align(self) -> Ragged:  # type: ignore[override]
         return TransformerData.zeros(self.end - self.start, 0).align
 
+    def __deepcopy__(self, memo: Any) -> "TokenRows":
+        # A copy of the doc, which some heads train on, still reads and trains the encoder.
+        readers = None if self.readers is None else set(self.readers)
+        return TokenRows(self.matrix, self.start, self.end, self.hub, readers)
+
     def __reduce__(self) -> Any:
         return TransformerData, (self.wordpieces, self.model_output, self.align)
 

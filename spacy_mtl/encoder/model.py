@@ -37,7 +37,14 @@ from .precision import Precision, get_dtype
 from .runtime import Runtime, uses_kernels
 from .serialization import check_settings
 from .shim import EncoderShim
-from .wordpieces import Wordpieces, batch_by_length, concat, get_backend, get_wordpieces
+from .wordpieces import (
+    Alignment,
+    Wordpieces,
+    batch_by_length,
+    concat,
+    get_backend,
+    get_wordpieces,
+)
 
 EVEN = 2  # batches for each thread, at least
 # Wordpieces that are read in the time which a batch takes, however small: on a GPU, until its
@@ -45,6 +52,9 @@ EVEN = 2  # batches for each thread, at least
 SLACK = {"cpu": 32, "cuda": 4096}
 # A trained pipeline has those of its config, also if that has changed.
 CONFIGURED = ("precision", "runtime", "max_batch_items")
+# Settings whose output has no place in a token matrix.
+REFUSED = ("output_attentions", "output_hidden_states")
+UNSAID = "spacy-transformers"  # the alignment of saved weights that do not name one
 SpanGetter = Callable[[Sequence[Doc]], Sequence[Sequence[Span]]]
 
 
@@ -65,6 +75,7 @@ class SharedTransformer(TransformerModel):
         lora: LoRA | None = None,
         pretrained: bool = True,
         runtime: Runtime = "auto",
+        alignment: Alignment = "auto",
     ) -> None:
         check_settings("tokenizer_config", tokenizer_config)
         check_settings("transformer_config", transformer_config)
@@ -91,12 +102,20 @@ class SharedTransformer(TransformerModel):
                 "precision": precision,
                 "runtime": runtime,
                 "pretrained": pretrained,
+                "alignment": UNSAID if alignment == "auto" else alignment,
                 "max_batch_items": 4096,
                 "layers": None,  # of which listeners ask for more than the last
                 "has_transformer": False,
                 "set_transformer": set_transformer,
             },
         )
+        self.configured_alignment = alignment
+
+    @property
+    def alignment(self) -> Alignment:
+        """RETURNS (str): The alignment that the config names, or else the one of the weights."""
+        configured = self.configured_alignment
+        return self.attrs["alignment"] if configured == "auto" else configured
 
     @classmethod
     def from_stock(cls, model: TransformerModel) -> "SharedTransformer":
@@ -108,6 +127,7 @@ class SharedTransformer(TransformerModel):
             model._init_tokenizer_config,
             model._init_transformer_config,
             "auto" if shim._mixed_precision else "float32",
+            alignment="spacy-transformers",
         )
         if model.attrs["has_transformer"]:
             set_transformer(shared, shim._hfmodel)
@@ -161,6 +181,11 @@ class SharedTransformer(TransformerModel):
         positions -= get_first_position(self.transformer)
         return min(limit, positions) - sum(map(len, self.special_ids))
 
+    def get_wordpieces(self, docs: Sequence[Doc]) -> Wordpieces:
+        """RETURNS (Wordpieces): What the encoder reads of the docs."""
+        spans = self.attrs["get_spans"](docs)
+        return get_wordpieces(docs, spans, self.tokenizer, self.max_length, self.alignment)
+
     def copy(self) -> "SharedTransformer":
         """RETURNS (SharedTransformer): A model of its own with the same settings and weights, in
         which adapters are merged. It learns without any.
@@ -173,6 +198,7 @@ class SharedTransformer(TransformerModel):
             self.attrs["precision"],
             pretrained=self.attrs["pretrained"],
             runtime=self.attrs["runtime"],
+            alignment=self.configured_alignment,
         )
         copied.attrs["max_batch_items"] = self.attrs["max_batch_items"]
         if self.attrs["has_transformer"]:
@@ -198,6 +224,8 @@ class SharedTransformer(TransformerModel):
         CONFIGURED.
         """
         configured = {key: self.attrs[key] for key in CONFIGURED}
+        if self.configured_alignment == "auto":
+            self.attrs["alignment"] = UNSAID
         super().from_dict(msg)
         self.attrs.update(configured)
         return self
@@ -213,6 +241,7 @@ def build_shared_transformer_v1(
     lora: LoRA | None = None,
     pretrained: bool = True,
     runtime: Runtime = "auto",
+    alignment: Alignment = "auto",
 ) -> Model[list[Doc], TokenMatrix]:
     """Build the shared encoder.
 
@@ -230,12 +259,26 @@ def build_shared_transformer_v1(
         an encoder of the same architecture and with its tokenizer.
     runtime (str): "eager" computes what Hugging Face computes, by torch's own functions; "cpu" uses
         faster kernels, chosen by what the CPU can do; "auto" is "cpu" on a CPU, "eager" elsewhere.
+    alignment (str): Which wordpieces belong to a token. "characters": all that share a character
+        with it which is not white space; the first word of a span is read as inside its doc.
+        "spacy-transformers": also those that touch the space after it, such as the next word's
+        first piece if the tokenizer's offsets include the space; a span is read as a text of its
+        own. "auto": what the saved weights were trained with, and "characters" for a new encoder.
+        Weights from spacy-transformers and from spacy-mtl 0.1.0 have "spacy-transformers".
     RAISES (ValueError): M058 for an argument of another kind; M051 for settings by which
-        transformers would run code; M001 to M004 and M072 when it is initialized; M018 for a
+        transformers would run code; M001 to M004, M055 and M072 when it is initialized; M018 for a
         runtime that the device lacks; M067 and M068 when training begins.
     """
     return SharedTransformer(
-        name, get_spans, tokenizer_config, transformer_config, precision, lora, pretrained, runtime
+        name,
+        get_spans,
+        tokenizer_config,
+        transformer_config,
+        precision,
+        lora,
+        pretrained,
+        runtime,
+        alignment,
     )
 
 
@@ -245,6 +288,9 @@ def init(model: SharedTransformer, X: Any = None, Y: Any = None) -> None:
     if not model.attrs["has_transformer"]:
         if shim.lora and not model.attrs["pretrained"]:
             raise ValueError(Errors.M072)
+        settings = [key for key in REFUSED if model._init_transformer_config.get(key)]
+        if settings:
+            raise ValueError(Errors.M055.format(settings=settings))
         loaded = load_pretrained(
             model.attrs["name"],
             model._init_tokenizer_config,
@@ -252,6 +298,8 @@ def init(model: SharedTransformer, X: Any = None, Y: Any = None) -> None:
             pretrained=model.attrs["pretrained"],
         )
         set_transformer(model, loaded)
+        if model.configured_alignment == "auto":
+            model.attrs["alignment"] = "characters"
     shim.add_adapters()
 
 
@@ -297,7 +345,7 @@ def split(
     last = model.transformer.config.num_hidden_layers
     asked = get_numbers(model.attrs["layers"], last)
     layers = asked and tuple(sorted({*asked, last}))
-    pieces = get_wordpieces(docs, model.attrs["get_spans"](docs), model.tokenizer, model.max_length)
+    pieces = model.get_wordpieces(docs)
     width = model.get_dim("nO") * max(1, len(layers))
     device = model.device
     dtype = torch.float32 if is_train else get_dtype(model.attrs["precision"], device)

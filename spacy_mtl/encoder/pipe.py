@@ -100,6 +100,8 @@ class SharedEncoder(SavedPipe, Transformer):
         """
         super().add_listener(listener, component_name)
         listener.task = component_name
+        if is_ours(listener):
+            listener.sample = {}
         self.known.add(listener)
         self._ask_for_layers()
 

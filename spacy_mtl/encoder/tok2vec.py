@@ -16,6 +16,7 @@ from .matrix import TokenMatrix, TokenRows
 from .model import SharedTransformer, SpanGetter
 from .precision import Precision
 from .runtime import Runtime
+from .wordpieces import Alignment
 
 TOK2VEC = "model.tok2vec"  # where the config of a component has the layer with its listeners
 
@@ -31,10 +32,11 @@ def build_tok2vec_transformer_v1(
     pooling: Model[Ragged, Floats2d] | None = None,
     layers: Layers = None,
     runtime: Runtime = "auto",
+    alignment: Alignment = "auto",
 ) -> Model[list[Doc], list[Floats2d]]:
     """Build an encoder that one component has for itself.
 
-    name, get_spans, tokenizer_config, transformer_config, precision, runtime: As in
+    name, get_spans, tokenizer_config, transformer_config, precision, runtime, alignment: As in
         `spacy-mtl.SharedTransformer.v1`.
     grad_factor (float): Scales the component's gradient on its way to the encoder.
     pooling (Optional[Model[Ragged, Floats2d]]): Of a spacy-transformers listener that this takes
@@ -42,7 +44,13 @@ def build_tok2vec_transformer_v1(
     layers (Union[str, List[int], None]): As in `spacy-mtl.TaskListener.v1`.
     """
     encoder = SharedTransformer(
-        name, get_spans, tokenizer_config, transformer_config, precision, runtime=runtime
+        name,
+        get_spans,
+        tokenizer_config,
+        transformer_config,
+        precision,
+        runtime=runtime,
+        alignment=alignment,
     )
     if layers is not None:
         encoder.attrs["layers"] = layers
@@ -67,12 +75,13 @@ class Replacement:
         self.blocks.append(tok2vec)
         shared = (
             *("name", "get_spans", "tokenizer_config", "transformer_config"),
-            *("precision", "runtime"),
+            *("precision", "runtime", "alignment"),
         )
         own = ("grad_factor", "pooling", "layers")
         listener = next((config for _, config in get_listeners(tok2vec)), {})
         return {
             "@architectures": "spacy-mtl.Tok2VecTransformer.v1",
+            "alignment": "spacy-transformers",  # of an encoder whose block has no such setting
             **{key: encoder[key] for key in shared if key in encoder},
             **{key: listener[key] for key in own if key in listener},
         }

@@ -3,14 +3,18 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy
-from spacy.attrs import IDX
+from spacy.attrs import IDX, LENGTH
 from spacy.tokens import Doc, Span
 
-from ..types import Ints1d
+from ..types import Ints1d, Ints2d
 
+Alignment = Literal["auto", "characters", "spacy-transformers"]
+CONTEXT = 64  # characters: more of the token before a span do not change how its start is read
+IS_SPACE = numpy.array([chr(code).isspace() for code in range(0x3001)] + [False])  # the rest is not
+LAST = numpy.iinfo("int64").max
 PADDING_SHARE = 0.12  # of a batch's wordpieces; more costs time, less makes batches too small
 
 
@@ -20,8 +24,8 @@ class Wordpieces:
 
     ids (Ints1d): Vocabulary ids of all W wordpieces, special tokens left out.
     bounds (Ints1d): S + 1 offsets into `ids`: sequence s is ids[bounds[s] : bounds[s + 1]].
-    pieces (Ints1d): For each token in turn, the positions in `ids` of the wordpieces that
-        overlap it. A token in two overlapping spans has the wordpieces of both.
+    pieces (Ints1d): For each token in turn, the positions in `ids` of its wordpieces. A token in
+        two overlapping spans has the wordpieces of both.
     starts (Ints1d): For each of the N tokens of the batch, where its wordpieces start in `pieces`.
     """
 
@@ -36,7 +40,11 @@ class Wordpieces:
 
 
 def get_wordpieces(
-    docs: Sequence[Doc], spans: Sequence[Sequence[Span]], tokenizer: Any, max_length: int
+    docs: Sequence[Doc],
+    spans: Sequence[Sequence[Span]],
+    tokenizer: Any,
+    max_length: int,
+    alignment: Alignment = "characters",
 ) -> Wordpieces:
     """Tokenize the spans in one call and align the result to the docs' tokens.
 
@@ -45,31 +53,61 @@ def get_wordpieces(
     tokenizer (PreTrainedTokenizerFast): The encoder's tokenizer.
     max_length (int): The longest sequence that the encoder can read, in wordpieces and without
         special tokens. A longer span is read in several sequences, so no wordpiece is lost.
+    alignment (str): "characters" tokenizes a span as a part of its doc, and aligns by
+        `match_characters`. "spacy-transformers" tokenizes a span as a text of its own, and aligns
+        by `match_offsets`.
     """
+    by_characters = alignment == "characters"
     # The same doc may be there twice.
     firsts = offsets([len(doc) for doc in docs]).tolist()
     flat = [(span, row) for row, found in zip(firsts, spans, strict=False) for span in found]
     flat = [(span, row) for span, row in flat if len(span)]
-    texts = [span.text for span, _ in flat]
-    lengths, ids, char_starts, char_ends = tokenize(tokenizer, texts)
+    contexts = [get_context(span) if by_characters else ("", 0) for span, _ in flat]
+    texts = [before + span.text for (before, _), (span, _) in zip(contexts, flat, strict=True)]
     # Lay the texts behind each other, so that one search finds the tokens of all of them.
     bases = offsets([len(text) + 1 for text in texts])[:-1]
-    char_of = {id(doc): doc.to_array(IDX).astype("int64") for doc in docs}
-    tiles, rows = [], []
-    for (span, row), base in zip(flat, bases, strict=True):
-        chars = char_of[id(span.doc)][span.start : span.end]
-        tiles.append(chars - chars[0] + base)
+    chars_of = {id(doc): doc.to_array([IDX, LENGTH]).astype("int64").T for doc in docs}
+    starts, sizes, rows = [], [], []
+    for (span, row), base, (before, _) in zip(flat, bases, contexts, strict=True):
+        chars, n_chars = chars_of[id(span.doc)][:, span.start : span.end]
+        starts.append(chars - chars[0] + base + len(before))
+        sizes.append(n_chars)
         rows.append(numpy.arange(row + span.start, row + span.end))
-    shift = numpy.repeat(bases, lengths)
-    pieces, starts = align(
-        concat(tiles), concat(rows), char_starts + shift, char_ends + shift, sum(map(len, docs))
-    )
-    return Wordpieces(ids, cut(lengths, max_length), pieces, starts)
+    lengths, ids, *ranges = tokenize(tokenizer, texts, [n_chars for _, n_chars in contexts])
+    tokens = numpy.stack([concat(starts), concat(starts) + concat(sizes)])
+    ranges = numpy.stack(ranges) + numpy.repeat(bases, lengths)
+    if by_characters:
+        found, pieces = match_characters("\n".join(texts), tokens, ranges)
+    else:
+        found, pieces = match_offsets(tokens, ranges)
+    found = concat(rows)[found]
+    order = numpy.argsort(found, kind="stable")
+    counts = numpy.bincount(found, minlength=sum(map(len, docs)))
+    return Wordpieces(ids, cut(lengths, max_length), pieces[order], offsets(counts)[:-1])
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> tuple[Ints1d, Ints1d, Ints1d, Ints1d]:
-    """RETURNS (Tuple[Ints1d, Ints1d, Ints1d, Ints1d]): Wordpieces per text; then for all
-    wordpieces the ids and the first and behind-the-last character within their text.
+def get_context(span: Span) -> tuple[str, int]:
+    """Find the text before a span that decides how a tokenizer reads its first word.
+
+    RETURNS (Tuple[str, int]): The end of the token before the span with the space after it, and the
+        number of these characters whose wordpieces are not part of the span: all but the space.
+    """
+    if span.start == 0:
+        return "", 0
+    before = span.doc[span.start - 1]
+    text = before.text_with_ws[-CONTEXT:]
+    return text, len(text) - len(before.whitespace_)
+
+
+def tokenize(
+    tokenizer: Any, texts: Sequence[str], n_skipped: Sequence[int] = ()
+) -> tuple[Ints1d, Ints1d, Ints1d, Ints1d]:
+    """Tokenize texts in one call.
+
+    n_skipped (Sequence[int]): For each text a number of characters at its start, if any: the
+        wordpieces that end there are left out.
+    RETURNS (Tuple[Ints1d, Ints1d, Ints1d, Ints1d]): Wordpieces per text; then for all
+        wordpieces the ids and the first and behind-the-last character within their text.
     """
     encodings = get_backend(tokenizer).encode_batch(list(texts), add_special_tokens=False)
     lengths = numpy.array([len(e.ids) for e in encodings], dtype="int64")
@@ -78,6 +116,11 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> tuple[Ints1d, Ints1d, Ints
     chars = numpy.fromiter(
         chain.from_iterable(chain.from_iterable(e.offsets for e in encodings)), "int64", 2 * total
     ).reshape(-1, 2)
+    if any(n_skipped):
+        skipped = numpy.repeat(n_skipped, lengths)
+        kept = (chars[:, 1] > skipped) | (skipped == 0)
+        lengths = numpy.diff(offsets(kept)[offsets(lengths)])
+        ids, chars = ids[kept], chars[kept]
     return lengths, ids, chars[:, 0], chars[:, 1]
 
 
@@ -94,27 +137,48 @@ def get_backend(tokenizer: Any) -> Any:
     return backend
 
 
-def align(
-    tiles: Ints1d, rows: Ints1d, char_starts: Ints1d, char_ends: Ints1d, n_tokens: int
-) -> tuple[Ints1d, Ints1d]:
-    """Find the wordpieces of each token: all that share a character with it or with the space
-    behind it, which is how spacy-transformers aligns by offsets.
+def match_characters(text: str, tokens: Ints2d, pieces: Ints2d) -> tuple[Ints1d, Ints1d]:
+    """Match tokens and wordpieces that share a character which is not white space. A wordpiece of
+    white space only belongs to the tokens of white space only with which it shares a character.
 
-    tiles (Ints1d): First character of every token of every span, ascending.
-    rows (Ints1d): The row of each of these tokens in the batch.
-    char_starts, char_ends (Ints1d): Characters of every wordpiece, on the same axis.
-    n_tokens (int): Tokens in the batch, N.
-    RETURNS (Tuple[Ints1d, Ints1d]): `pieces` and `starts` of Wordpieces.
+    text (str): The text that the tokens and the wordpieces are in.
+    tokens, pieces (Ints2d): The start and the end in the text of every token, ascending, and of
+        every wordpiece; 2 x N and 2 x W.
+    RETURNS (Tuple[Ints1d, Ints1d]): The token and the wordpiece of every match.
     """
-    seen = numpy.flatnonzero(char_ends > char_starts)
-    first = numpy.searchsorted(tiles, char_starts[seen], side="right") - 1
-    last = numpy.searchsorted(tiles, char_ends[seen] - 1, side="right") - 1
-    counts = last - first + 1
-    pieces = numpy.repeat(seen, counts)
+    codes = numpy.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    n_visible = offsets(~IS_SPACE[numpy.minimum(codes, len(IS_SPACE) - 1)])
+    matches = []
+    for place, are_visible in ((n_visible, True), (numpy.arange(len(n_visible)), False)):
+        own_tokens, own_pieces = (
+            numpy.flatnonzero((n_visible[starts] < n_visible[ends]) == are_visible)
+            for starts, ends in (tokens, pieces)
+        )
+        found, found_pieces = overlap(place[tokens[:, own_tokens]], place[pieces[:, own_pieces]])
+        matches.append((own_tokens[found], own_pieces[found_pieces]))
+    visible, white = matches
+    return numpy.append(visible[0], white[0]), numpy.append(visible[1], white[1])
+
+
+def match_offsets(tokens: Ints2d, pieces: Ints2d) -> tuple[Ints1d, Ints1d]:
+    """Match tokens and wordpieces as spacy-transformers does: a wordpiece belongs to a token if it
+    shares a character with the token or with the space after it.
+
+    tokens, pieces (Ints2d): As in `match_characters`.
+    RETURNS (Tuple[Ints1d, Ints1d]): The token and the wordpiece of every match.
+    """
+    starts = tokens[0]
+    return overlap(numpy.stack([starts, numpy.append(starts[1:], LAST)[: len(starts)]]), pieces)
+
+
+def overlap(tokens: Ints2d, pieces: Ints2d) -> tuple[Ints1d, Ints1d]:
+    """RETURNS (Tuple[Ints1d, Ints1d]): The token and the wordpiece of every pair that overlaps."""
+    (token_starts, token_ends), (starts, ends) = tokens, pieces
+    first = numpy.searchsorted(token_ends, starts, side="right")
+    behind = numpy.searchsorted(token_starts, ends, side="left")
+    counts = numpy.where(starts < ends, numpy.maximum(behind - first, 0), 0)
     within = numpy.arange(counts.sum()) - numpy.repeat(offsets(counts)[:-1], counts)
-    tokens = rows[numpy.repeat(first, counts) + within] if len(pieces) else pieces
-    order = numpy.argsort(tokens, kind="stable")
-    return pieces[order], offsets(numpy.bincount(tokens, minlength=n_tokens))[:-1]
+    return numpy.repeat(first, counts) + within, numpy.repeat(numpy.arange(len(counts)), counts)
 
 
 def cut(lengths: Ints1d, max_length: int) -> Ints1d:

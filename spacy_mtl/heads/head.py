@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
 from thinc.api import (
@@ -354,6 +355,14 @@ class Head(SavedPipe):
             hasattr(node, "upstream_name") and not getattr(node, "reads_rows", False)
             for node in self.model.walk()
         )
+
+
+def show_as(factory: str, stock: str) -> None:
+    """Give a factory the name that spaCy's own commands look for. Without it `spacy debug data`
+    leaves our heads out, and `spacy evaluate --displacy-path` draws no entities. Configs keep the
+    factory's own name.
+    """
+    Language.get_factory_meta(factory).factory = stock
 
 
 def drop_broken_gradients(model: Model) -> bool:

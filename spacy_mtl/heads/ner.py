@@ -22,7 +22,7 @@ from ..errors import Errors
 from ..types import Bools2d, Floats1d, Floats2d, Ints1d
 from .crf import FORBIDDEN, Chain, crf_loss, span_probabilities, viterbi
 from .gold import get_entity_tags
-from .head import FOUND, Head, check_outputs, score_tokens, with_options
+from .head import FOUND, Head, check_outputs, score_tokens, show_as, with_options
 from .losses import cross_entropy, one_hot
 from .unit_loss import UnitLoss
 
@@ -426,6 +426,9 @@ def make_mtl_ner(
         spans_key=spans_key,
         scorer=scorer,
     )
+
+
+show_as("mtl_ner", "ner")
 
 
 @checked("spacy-mtl.NerHead.v1")

@@ -16,7 +16,7 @@ from ..arguments import Rate, Size, checked
 from ..encoder.host import isolated
 from ..types import Bools2d, Floats2d
 from .gold import get_tags
-from .head import Head, check_outputs, score_tokens
+from .head import Head, check_outputs, score_tokens, show_as
 from .losses import cross_entropy, one_hot
 from .unit_loss import UnitLoss
 
@@ -147,6 +147,9 @@ def make_mtl_tagger(
         label_smoothing=label_smoothing,
         loss=loss,
     )
+
+
+show_as("mtl_tagger", "tagger")
 
 
 @checked("spacy-mtl.TaggerHead.v1")

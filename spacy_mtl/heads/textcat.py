@@ -30,7 +30,7 @@ from thinc.util import get_width
 from ..arguments import Rate, Share, Size, checked
 from ..encoder.host import isolated
 from ..types import Bools2d, Floats1d, Floats2d
-from .head import Head, check_outputs, linear, skip_empty, with_options
+from .head import Head, check_outputs, linear, show_as, skip_empty, with_options
 from .losses import binary_cross_entropy, cross_entropy, sigmoid, softmax
 from .unit_loss import UnitLoss
 
@@ -299,6 +299,9 @@ def make_mtl_textcat(
     )
 
 
+show_as("mtl_textcat", "textcat")
+
+
 @Language.factory(
     "mtl_textcat_multilabel",
     assigns=["doc.cats"],
@@ -332,6 +335,9 @@ def make_mtl_textcat_multilabel(
         label_smoothing=label_smoothing,
         loss=loss,
     )
+
+
+show_as("mtl_textcat_multilabel", "textcat_multilabel")
 
 
 @checked("spacy-mtl.TextCatHead.v1")

@@ -25,8 +25,10 @@ NLP = spacy.blank("en")
 STOCK_SPANS = configure_strided_spans(64, 48)
 
 
-def make_model(name: str, precision: Any = "float32", get_spans: Any = STOCK_SPANS) -> Any:
-    model = build_shared_transformer_v1(name, get_spans, {}, {}, precision)
+def make_model(
+    name: str, precision: Any = "float32", get_spans: Any = STOCK_SPANS, **options: Any
+) -> Any:
+    model = build_shared_transformer_v1(name, get_spans, {}, {}, precision, **options)
     model.initialize()
     return model
 
@@ -48,7 +50,7 @@ def stock_features(name: str, docs: list[Doc]) -> numpy.ndarray:
 def test_features_equal_stock_for_every_family(family: str, tmp_path: Path) -> None:
     folder = str(build_encoder(family, tmp_path))
     docs = make_docs()
-    found = make_model(folder).predict(docs)
+    found = make_model(folder, alignment="spacy-transformers").predict(docs)
     assert found.data.shape == (sum(map(len, docs)), WIDTH) and found.data.dtype == "float32"
     numpy.testing.assert_allclose(found.data, stock_features(folder, docs), atol=2e-5)
 
@@ -346,7 +348,7 @@ def describe(module: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ours_reads_what_both_save(family: str, tmp_path: Path) -> None:
     folder = build_encoder(family, tmp_path)
-    model = make_model(str(folder))
+    model = make_model(str(folder), alignment="spacy-transformers")
     expected, docs = describe(model.transformer), make_docs()
     file, stock_file = tmp_path / "model", tmp_path / "stock"
     model.to_disk(file)
@@ -557,3 +559,18 @@ def test_segments_of_special_tokens(tmp_path: Path) -> None:
     hidden = model.transformer.eval()(**batch).last_hidden_state[0, 1:-1].detach().numpy()
     rows = model.predict([doc]).data
     numpy.testing.assert_allclose(rows[0], hidden[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["output_attentions", "output_hidden_states"])
+def test_outputs_that_nobody_would_find(encoder: str, key: str) -> None:
+    """A new encoder refuses them. One that was trained with them before still loads."""
+    stock = TransformerModel(encoder, STOCK_SPANS, {}, {key: True})
+    for model in (
+        build_shared_transformer_v1(encoder, STOCK_SPANS, {}, {key: True}),
+        SharedTransformer.from_stock(stock),
+    ):
+        with pytest.raises(ValueError, match=f"M055.*'{key}'"):
+            model.initialize()
+    build_shared_transformer_v1(encoder, STOCK_SPANS, {}, {key: False}).initialize()
+    stock.initialize()
+    assert SharedTransformer.from_stock(stock).attrs["has_transformer"]

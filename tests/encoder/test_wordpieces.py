@@ -4,15 +4,18 @@ from itertools import pairwise
 import numpy
 import pytest
 import spacy
-from conftest import build_tokenizer
+from conftest import TEXTS, build_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spacy.tokens import Doc
 from spacy_transformers.align import get_alignment_via_offset_mapping
 from spacy_transformers.span_getters import get_strided_spans
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from spacy_mtl.encoder.wordpieces import (
     PADDING_SHARE,
+    Wordpieces,
     batch_by_length,
     cut,
     get_backend,
@@ -21,7 +24,28 @@ from spacy_mtl.encoder.wordpieces import (
 )
 
 NLP = spacy.blank("en")
+
+
+def build_llama_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that prepends a space to any text, and falls back to bytes."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    special = ["<unk>", *(f"<0x{i:02X}>" for i in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    words = [f"▁{word}" for text in TEXTS for word in text.split()]
+    tokenizer.train_from_iterator(words, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
 TOKENIZERS = {kind: build_tokenizer(kind) for kind in ("bert", "roberta", "albert")}
+# Byte-level with offsets that leave the space out, the same with a space before any text, and one
+# that prepends a space whatever there is, and falls back to bytes.
+ALL = {**TOKENIZERS, "trimmed": build_tokenizer("roberta"), "prefix": build_tokenizer("roberta")}
+ALL["trimmed"].backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+ALL["prefix"].backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+ALL["llama"] = build_llama_tokenizer()
 ODD_TEXTS = [
     "",
     " ",
@@ -37,6 +61,12 @@ ODD_TEXTS = [
     "control \x01\x02 \x7f characters",
     "é e\u0301 ﬁ ½ İstanbul ẞ",
 ]
+
+
+def pieces_of_tokens(pieces: Wordpieces) -> list[list[int]]:
+    """RETURNS (List[List[int]]): The wordpieces of each token."""
+    bounds = [*pieces.starts.tolist(), len(pieces.pieces)]
+    return [pieces.pieces[start:end].tolist() for start, end in pairwise(bounds)]
 
 
 def stock_alignment(docs: list[Doc], window: int, stride: int, kind: str) -> list[list[int]]:
@@ -65,18 +95,81 @@ def stock_alignment(docs: list[Doc], window: int, stride: int, kind: str) -> lis
 def test_alignment_equals_stock(kind: str, window: int, stride: int) -> None:
     docs = [NLP(text) for text in ODD_TEXTS if text]
     spans = get_strided_spans(docs, window, stride)
-    pieces = get_wordpieces(docs, spans, TOKENIZERS[kind], 10**6)
-    bounds = [*pieces.starts.tolist(), len(pieces.pieces)]
-    found = [pieces.pieces[start:end].tolist() for start, end in pairwise(bounds)]
+    pieces = get_wordpieces(docs, spans, TOKENIZERS[kind], 10**6, "spacy-transformers")
+    found = pieces_of_tokens(pieces)
     assert found == stock_alignment(docs, window, stride, kind)
 
 
+def assert_aligned_by_characters(doc: Doc, kind: str) -> None:
+    """Each token has the wordpieces that share a visible character with it; tokens of white space
+    have those that hold nothing else."""
+    encoding = ALL[kind].backend_tokenizer.encode(doc[:].text, add_special_tokens=False)
+    pieces = get_wordpieces([doc], [[doc[:]]], ALL[kind], 10**6)
+    assert pieces.ids.tolist() == encoding.ids
+    for token, found in zip(doc, pieces_of_tokens(pieces), strict=True):
+        own = set(range(token.idx, token.idx + len(token)))
+        expected = []
+        for i, (start, end) in enumerate(encoding.offsets):
+            visible = {k for k in range(start, end) if not doc.text[k].isspace()}
+            if own & (visible if visible or not token.is_space else set(range(start, end))):
+                expected.append(i)
+        assert found == expected, (kind, token.text)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_alignment_by_characters(kind: str) -> None:
+    for text in [*ODD_TEXTS, *TEXTS, "a\u00a0b\u3000 c \u2003 d", "x  \n\n y\t z ", "\x1c a\x85b"]:
+        assert_aligned_by_characters(NLP(text), kind)
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(max_size=40), max_size=4), st.sampled_from(sorted(TOKENIZERS)))
+@given(st.text(max_size=40), st.sampled_from(sorted(ALL)))
+def test_alignment_of_any_text_by_characters(text: str, kind: str) -> None:
+    assert_aligned_by_characters(NLP(text.encode("utf8", "ignore").decode("utf8")), kind)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_no_piece_of_the_next_word(kind: str) -> None:
+    tokens = []
+    for text in ("Maria likes Lisbon", "Maria flew"):
+        doc = NLP(text)
+        pieces = get_wordpieces([doc], [[doc[:]]], ALL[kind], 10**6)
+        tokens.append(pieces.ids[pieces_of_tokens(pieces)[0]].tolist())
+    assert tokens[0] == tokens[1] != []
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_spans_are_read_as_parts_of_their_text(kind: str, window: int) -> None:
+    """Words have the wordpieces of the whole text, also after a cut."""
+    for text in [*TEXTS, "We like it (very much).  \n\n Paul  runs", "soup " + "a" * 99 + " Porto"]:
+        doc = NLP(text)
+        whole = get_wordpieces([doc], [[doc[:]]], ALL[kind], 10**6)
+        spans = [doc[i : i + window] for i in range(0, len(doc), window)]
+        cut = get_wordpieces([doc], [spans], ALL[kind], 10**6)
+        for token, one, other in zip(
+            doc, pieces_of_tokens(whole), pieces_of_tokens(cut), strict=True
+        ):
+            same = cut.ids[other].tolist() == whole.ids[one].tolist()
+            assert same or token.is_space, (text, token.text)
+
+
+def test_a_span_in_the_middle_of_a_word_is_read_as_such() -> None:
+    doc = Doc(NLP.vocab, words=["so", "so"], spaces=[False, False])
+    read = get_wordpieces([doc], [[doc[1:]]], ALL["bert"], 10**6)
+    names = ALL["bert"].convert_ids_to_tokens(read.ids.tolist())
+    assert names[0].startswith("##")
+    stock = get_wordpieces([doc], [[doc[1:]]], ALL["bert"], 10**6, "spacy-transformers")
+    names = ALL["bert"].convert_ids_to_tokens(stock.ids.tolist())
+    assert not names[0].startswith("##")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=40), max_size=4), st.sampled_from(sorted(ALL)))
 def test_any_text_is_aligned_within_bounds(texts: list[str], kind: str) -> None:
     texts = [text.encode("utf8", "ignore").decode("utf8") for text in texts]
     docs = [NLP(text) for text in texts]
-    pieces = get_wordpieces(docs, get_strided_spans(docs, 6, 4), TOKENIZERS[kind], 5)
+    pieces = get_wordpieces(docs, get_strided_spans(docs, 6, 4), ALL[kind], 5)
     assert len(pieces.starts) == sum(map(len, docs))
     assert (numpy.diff(pieces.starts) >= 0).all()
     assert pieces.bounds[-1] == len(pieces.ids) and (pieces.lengths <= 5).all()
