@@ -91,10 +91,6 @@ class Errors(metaclass=_WithCodes):
         "Can't add the label '{label}' to '{name}': its model is already made for {labels}. Train "
         "a new component, or give it the labels it was trained with."
     )
-    M033 = (
-        "No entity types found for '{name}'. Check that the training corpus holds entities, or "
-        "give the labels in `[initialize.components]`."
-    )
     M034 = "Unknown pooling '{pooling}'. Choose from: {poolings}."
     M035 = (
         "The model of '{name}' has {nO} outputs, but {n} are needed for its labels: {labels}... "
@@ -411,6 +407,20 @@ class Warnings(metaclass=_WithCodes):
         "The score of each of {tasks} is '{key}', of which spaCy keeps the last one's: none of "
         "them is followed. Give each a scorer that names it, and tell spacy-mtl.TaskCheckpoints.v1 "
         "the names as `scores`."
+    )
+    W012 = (
+        "MixedCorpus says that '{corpus}' has labels for {given}, but {names} read labels of the "
+        "same kind and cannot leave any out: they learn from this corpus too. Use heads of "
+        "spacy-mtl, or list them in `tasks`."
+    )
+    W013 = (
+        "No entity types found for '{name}': it will find no entities. Check that the training "
+        "corpus holds entities for it, or give `labels` in [initialize.components.{name}]."
+    )
+    W014 = (
+        "The heads {names} share the categories {labels}, but `doc.cats` has room for one value of "
+        "each: that of the head that comes last. Give each head `labels` of its own in "
+        "[initialize.components]."
     )
     W100 = (
         "{path}, line {line}: bytes that are not UTF-8 become U+FFFD, here and further on. Convert "

@@ -22,6 +22,8 @@ class DBMTL(ScalarBalancer):
     beta (float): How much of the average of a norm stays in each batch.
     """
 
+    by_task = ("norms",)
+
     def __init__(self, beta: float) -> None:
         check_setting("beta", beta, "from 0 to below 1", 0 <= beta < 1)
         self.beta = beta

@@ -1,8 +1,8 @@
 """Weights that are shares of a whole: as many as there are tasks, 1 on average."""
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 import numpy
 
@@ -24,6 +24,8 @@ class DynamicWeightAverage(ScalarBalancer):
     window (int): Updates over which a loss is averaged.
     temperature (float): The higher, the more even the weights.
     """
+
+    by_task = ("sums", "means")
 
     def __init__(self, window: int, temperature: float) -> None:
         check_setting("window", window, ">= 1", window >= 1)
@@ -62,6 +64,8 @@ class LearnedShares(ScalarBalancer):
 
     learn_rate (float): Step size of the logits.
     """
+
+    by_task: ClassVar[Sequence[str]] = ("logits", "losses", "_gradients")
 
     def __init__(self, learn_rate: float) -> None:
         check_setting("learn_rate", learn_rate, "> 0", learn_rate > 0)
@@ -127,6 +131,8 @@ class FAMO(LearnedShares):
 
     decay (float): Pulls the logits to 0, in each step by this share of the step size.
     """
+
+    by_task = (*LearnedShares.by_task, "_sums")
 
     def __init__(self, learn_rate: float, decay: float) -> None:
         super().__init__(learn_rate)

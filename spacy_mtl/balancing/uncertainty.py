@@ -21,6 +21,8 @@ class UncertaintyWeights(ScalarBalancer):
     target (float): c, which every weighted loss tends to.
     """
 
+    by_task = ("log_variances", "_gradients")
+
     def __init__(self, learn_rate: float, target: float) -> None:
         check_setting("learn_rate", learn_rate, "> 0", learn_rate > 0)
         self.learn_rate = learn_rate

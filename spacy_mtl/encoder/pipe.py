@@ -4,7 +4,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from itertools import combinations
 from multiprocessing import parent_process
@@ -15,6 +15,7 @@ from weakref import WeakSet
 import srsly
 import torch
 from spacy import util
+from spacy.errors import Errors as SpacyErrors
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
@@ -24,10 +25,11 @@ from spacy_transformers.annotation_setters import null_annotation_setter
 from spacy_transformers.layers import TransformerListener, TransformerModel
 from thinc.api import Model, NumpyOps, Optimizer, get_array_module, set_dropout_rate
 
+from ..corpora.scope import Selective
 from ..errors import Errors, Warnings
 from ..products import dot
 from .ahead import WORKERS, run_ahead
-from .hub import Balancer, GradientHub, TaskBatch
+from .hub import Balancer, GradientHub, TaskBatch, rename_keys
 from .layers import get_numbers
 from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
 from .model import SharedTransformer, split
@@ -85,7 +87,8 @@ class SharedEncoder(Transformer):
         self.model.attrs["replace_listener_cfg"] = replacement.replace_config
         self.balancer, self._balancer_at_first = balancer, deepcopy(balancer.to_dict())
         self.diagnostics = Diagnostics()
-        self.heads, self.known = Linked(), Linked()  # ours, and all listeners
+        self.heads, self.known = Linked(), Linked()  # all of spacy-mtl, and all listeners
+        self._named: dict[str, list[Any]] = {}  # listeners by the names of the balancer's state
         self._hub: GradientHub | None = None
         self._has_gradient = False
         self._sourced: list[Any] = []
@@ -133,10 +136,14 @@ class SharedEncoder(Transformer):
         RAISES (ValueError): M070 if it has been trained with an encoder of another width.
         """
         super().find_listeners(component)
+        if isinstance(component, SharedEncoder):
+            component.heads = self.heads  # the heads of a pipeline know each other
+        if isinstance(component, Selective):
+            for head in [head for head in self.heads if head.name == component.name]:
+                self.heads.discard(head)  # it has been replaced
+            self.heads.add(component)
+            component.peers = self.heads
         if getattr(component, "name", None) in self.listener_map:
-            if hasattr(component, "peers"):
-                self.heads.add(component)
-                component.peers = self.heads
             self._check_width(component.name)
             for node in component.model.walk():
                 if node.name == "trfs2arrays" and node.layers[0].name != "reduce_mean":
@@ -148,6 +155,26 @@ class SharedEncoder(Transformer):
         # spaCy disables sourced components while it initializes the others, and then forgets them.
         for component in self._sourced:
             self.find_listeners(component)
+
+    def _follow_names(self) -> None:
+        """Move the balancer's state and the statistics to the present names of the tasks, and drop
+        those of heads that have left. A new head under an old name begins anew.
+        """
+        self._link_sourced()
+        if self._named == self.listener_map:
+            return
+        names = {
+            old: task
+            for task, listeners in self.listener_map.items()
+            for old, known in self._named.items()
+            if any(listener in known for listener in listeners)
+        }
+        self.balancer.rename(names)
+        self.diagnostics.rename(names)
+        self._remember_names()
+
+    def _remember_names(self) -> None:
+        self._named = {task: list(known) for task, known in self.listener_map.items()}
 
     def _check_width(self, task: str) -> None:
         width = self.model.maybe_get_dim("nO")
@@ -178,6 +205,12 @@ class SharedEncoder(Transformer):
         self._link_sourced()
         self.balancer.check(self.listening_components)
         self.balancer.from_dict(deepcopy(self._balancer_at_first))
+        self._remember_names()
+
+    def check_initialized(self) -> None:
+        """RAISES (ValueError): spaCy's E109 if there are no weights yet."""
+        if not self.model.attrs["has_transformer"]:
+            raise ValueError(SpacyErrors.E109.format(name=self.name))
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Encode a stream of docs.
@@ -189,6 +222,7 @@ class SharedEncoder(Transformer):
         YIELDS (Doc): The docs in order.
         """
         error_handler = self.get_error_handler()
+        self.check_initialized()
         self._limit_threads()
         workers = WORKERS if isinstance(self.model.ops, NumpyOps) else 1
 
@@ -227,6 +261,7 @@ class SharedEncoder(Transformer):
         docs (Iterable[Doc]): The docs.
         RETURNS (TokenMatrix): One row per token.
         """
+        self.check_initialized()
         self._limit_threads()
         self.flush()
         self._ask_for_layers()
@@ -281,7 +316,8 @@ class SharedEncoder(Transformer):
         docs = [eg.predicted for eg in examples]
         if not any(len(doc) for doc in docs):
             return losses
-        self._link_sourced()
+        self.check_initialized()
+        self._follow_names()
         self.balancer.check(self.listening_components)
         self._ask_for_layers()
         set_dropout_rate(self.model, drop)
@@ -364,6 +400,7 @@ class SharedEncoder(Transformer):
         RETURNS (bytes): The serialized object.
         """
         self.flush()
+        self._follow_names()
         serialize = {
             "cfg": lambda: srsly.json_dumps(self.cfg),
             "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
@@ -384,7 +421,7 @@ class SharedEncoder(Transformer):
             "cfg": lambda b: self.cfg.update(srsly.json_loads(b)),
             "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
             "model": lambda b: self._load_model(self.model.from_bytes, b, "bytes"),
-            "balancer": lambda b: self.balancer.from_dict(json.loads(b)),
+            "balancer": lambda b: self._load_balancer(json.loads(b)),
         }
         util.from_bytes(bytes_data, deserialize, exclude)
         return self
@@ -396,6 +433,7 @@ class SharedEncoder(Transformer):
         exclude (Iterable[str]): String names of serialization fields to exclude.
         """
         self.flush()
+        self._follow_names()
         super().to_disk(path, exclude=exclude)
         if "balancer" not in exclude:
             file = Path(path) / "balancer.json"
@@ -416,8 +454,14 @@ class SharedEncoder(Transformer):
             self._load_model(self.model.from_disk, file, file)
         if "balancer" not in exclude and (path / "balancer.json").is_file():
             file = path / "balancer.json"
-            self.balancer.from_dict(json.loads(file.read_text(encoding="utf8")))
+            self._load_balancer(json.loads(file.read_text(encoding="utf8")))
         return self
+
+    def _load_balancer(self, state: dict[str, Any]) -> None:
+        self.balancer.from_dict(state)
+        self._remember_names()
+        if self._named:
+            self.balancer.rename({task: task for task in self._named})
 
     def _load_model(self, load: Callable, data: Any, source: Any) -> None:
         try:
@@ -477,6 +521,19 @@ class Diagnostics:
             total["grad_norm"] += batch.norms[task]
         for pair, cosine in get_cosines(batch).items():
             self.cosines.setdefault(pair, []).append(cosine)
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Carry the sums over to new names of tasks, and drop those of all others.
+
+        names (Mapping[str, str]): The new name of each task.
+        """
+        self.sums, self.streaks = rename_keys(self.sums, names), rename_keys(self.streaks, names)
+        self.warned = {names[task] for task in self.warned if task in names}
+        self.cosines = {
+            "|".join(sorted([names[a], names[b]])): self.cosines[pair]
+            for a, b in combinations(sorted(names), 2)
+            if (pair := f"{a}|{b}") in self.cosines
+        }
 
     def take(self) -> dict[str, dict[str, float]]:
         """RETURNS (Dict[str, Dict[str, float]]): For each task that has spoken since the last
