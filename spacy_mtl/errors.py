@@ -101,10 +101,6 @@ class Errors(metaclass=_WithCodes):
         "Can't add the label {label!r} to '{name}': its model is already made for {labels}. Train "
         "a new component, or give it the labels it was trained with."
     )
-    M033 = (
-        "No entity types found for '{name}'. Check that the training corpus holds entities, or "
-        "give the labels in `[initialize.components]`."
-    )
     M035 = (
         "The model of '{name}' has {nO} outputs, but {n} are needed for its labels: {labels}... "
         "Leave nO = null in the model, or give the labels that it was made for."
@@ -468,6 +464,20 @@ class Warnings(metaclass=_WithCodes):
     W010 = (
         "The checkpoint was made on another machine: {differences}. The weights will differ by "
         "rounding from those of an uninterrupted run. Resume where it began to get the same."
+    )
+    W012 = (
+        "MixedCorpus says that '{corpus}' has labels for {given}, but {names} read labels of the "
+        "same kind and cannot leave any out: they learn from this corpus too. Use heads of "
+        "spacy-mtl, or list them in `tasks`."
+    )
+    W013 = (
+        "No entity types found for '{name}': it will find no entities. Check that the training "
+        "corpus holds entities for it, or give `labels` in [initialize.components.{name}]."
+    )
+    W014 = (
+        "The heads {names} share the categories {labels}, but `doc.cats` has room for one value of "
+        "each: that of the head that comes last. Give each head `labels` of its own in "
+        "[initialize.components]."
     )
     W100 = (
         "{path}, line {line}: bytes that are not UTF-8 become U+FFFD, here and further on. Convert "

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any, get_origin
+from typing import Any, ClassVar, get_origin
 
-from ..encoder.hub import TaskBatch
+from ..encoder.hub import TaskBatch, rename_keys
 from ..errors import Errors
 from ..storage import check_type
 from ..types import Floats2d
@@ -16,10 +16,12 @@ EPSILON = 1e-8  # of a loss, where its logarithm or inverse is taken
 class ScalarBalancer:
     """Multiplies each task's gradient by a number and adds them up.
 
-    A method is a subclass with `weigh`; one with a state also has STATE.
+    A method is a subclass with `weigh`. One with a state also has STATE, and names in `by_task` its
+    attributes that are dicts with a value for each task.
     """
 
     STATE: Mapping[str, Any] = {}  # the types of the attributes to save, as `check_type` has them
+    by_task: ClassVar[Sequence[str]] = ()
 
     def weigh(self, batch: TaskBatch) -> dict[str, float]:
         """RETURNS (Dict[str, float]): The weight of each task of the batch."""
@@ -38,6 +40,14 @@ class ScalarBalancer:
 
     def step(self) -> None:
         """Called once per update of the weights."""
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Carry the state of tasks over to their new names, and drop that of all others.
+
+        names (Mapping[str, str]): The new name of each task.
+        """
+        for attribute in self.by_task:
+            setattr(self, attribute, rename_keys(getattr(self, attribute), names))
 
     def to_dict(self) -> dict[str, Any]:
         """RETURNS (Dict[str, Any]): The state to save, as JSON can hold it."""

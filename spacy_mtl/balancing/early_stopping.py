@@ -22,6 +22,7 @@ class EarlyStopping(ScalarBalancer):
     """
 
     STATE = {"best": dict[str, float], "waited": dict[str, int], "stopped": list[str]}
+    by_task = ("best", "waited")
 
     def __init__(self, balancer: Any, patience: dict[str, int], factor: float) -> None:
         # GradDrop's result is no weighted sum.
@@ -71,6 +72,11 @@ class EarlyStopping(ScalarBalancer):
         # A single update is no training, but a trial such as `spacy mtl debug` makes.
         if self._steps == 2 and self.patience and self.observer is None:
             warnings.warn(Warnings.W004.format(effect="spacy-mtl.EarlyStopping.v1 stops no task"))
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        super().rename(names)
+        self.balancer.rename(names)
+        self.stopped = [names[task] for task in self.stopped if task in names]
 
     def to_dict(self) -> dict[str, Any]:
         return {"balancer": self.balancer.to_dict(), **super().to_dict()}

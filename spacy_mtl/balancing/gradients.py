@@ -15,7 +15,7 @@ The plain sum that it is given the norm of is that of the gradients times their 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from itertools import permutations
@@ -26,7 +26,7 @@ import torch
 from thinc.api import get_array_module
 
 from ..arguments import Range, Seed, Share, checked
-from ..encoder.hub import TaskBatch
+from ..encoder.hub import TaskBatch, rename_keys
 from ..errors import Errors
 from ..products import norm
 from ..types import Floats2d
@@ -181,6 +181,10 @@ class GradVac(GradientBalancer):
                 weights[i, j] += norm * excess / (other * sine)
             means[tasks[j]] = (1 - self.beta) * mean + self.beta * cosine
         return torch.from_numpy(weights.sum(axis=0))
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        cosines = rename_keys(self.cosines, names)
+        self.cosines = {task: rename_keys(means, names) for task, means in cosines.items()}
 
 
 class ConFIG(GradientBalancer):

@@ -23,6 +23,7 @@ class DBMTL(ScalarBalancer):
     """
 
     STATE = {"norms": dict[str, float]}
+    by_task = ("norms",)
 
     def __init__(self, beta: float) -> None:
         self.beta = beta

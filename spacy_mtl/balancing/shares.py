@@ -1,8 +1,8 @@
 """Weights that are shares of a whole: as many as there are tasks, 1 on average."""
 
 import math
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Iterable, Sequence
+from typing import Annotated, ClassVar
 
 import numpy
 
@@ -29,6 +29,7 @@ class DynamicWeightAverage(ScalarBalancer):
     """
 
     STATE = {"steps": int, "sums": dict[str, tuple[float, int]], "means": dict[str, list[float]]}
+    by_task = ("sums", "means")
 
     def __init__(self, window: int, temperature: float) -> None:
         self.window, self.temperature = window, temperature
@@ -59,6 +60,7 @@ class LearnedShares(ScalarBalancer):
     """
 
     STATE = {"logits": dict[str, float], "losses": dict[str, float]}
+    by_task: ClassVar[Sequence[str]] = ("logits", "losses", "_gradients")
 
     def __init__(self, learn_rate: float) -> None:
         self.learn_rate = learn_rate
@@ -116,6 +118,8 @@ class FAMO(LearnedShares):
 
     decay (float): Pulls the logits to 0, in each step by this share of the step size.
     """
+
+    by_task = (*LearnedShares.by_task, "_sums")
 
     def __init__(self, learn_rate: float, decay: float) -> None:
         super().__init__(learn_rate)

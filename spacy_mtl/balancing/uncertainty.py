@@ -25,6 +25,7 @@ class UncertaintyWeights(ScalarBalancer):
     """
 
     STATE = {"log_variances": dict[str, float]}
+    by_task = ("log_variances", "_gradients")
 
     def __init__(self, learn_rate: float, target: float) -> None:
         self.learn_rate = learn_rate

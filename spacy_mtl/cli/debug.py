@@ -29,8 +29,15 @@ from thinc.api import Adam, Config, fix_random_seed
 from typer import Argument, Context, Option
 from wasabi import msg
 
-from ..corpora.counts import ATTRIBUTES, Counts, TaskCounts, add_counts, count_docs
-from ..corpora.mixed import Reader, get_annotations, keep_annotations, read_mixed
+from ..corpora.counts import (
+    ATTRIBUTES,
+    Counts,
+    TaskCounts,
+    add_counts,
+    count_docs,
+    read_labels,
+)
+from ..corpora.mixed import Reader, read_mixed, restrict
 from ..errors import Errors, Warnings
 from . import command
 
@@ -280,10 +287,9 @@ def read_corpora(nlp: Language, name: str, reader: Reader, limit: int | None) ->
     corpora = {}
     for key, mixed in settings["corpora"].items():
         claimed = settings["tasks"].get(key)
-        kept = None if claimed is None else get_annotations(nlp, claimed, key)
         examples = _read_examples(nlp, key, mixed, None)
-        if kept is not None:
-            examples = [keep_annotations(eg, kept) for eg in examples]
+        if claimed is not None:
+            examples = restrict(nlp, examples, claimed, key)
         corpora[key] = Corpus(examples, claimed or [])
     return corpora
 
@@ -528,22 +534,20 @@ def pick_batch(
     RETURNS (List[Example]): Of the batches from a few docs for each head, the one with labels for
         the most heads.
     """
-    readers = [annotation.read for attr, annotation in ATTRIBUTES.items() if attr in heads.values()]
+    counted = [(head, attribute) for head, attribute in heads.items() if attribute]
     turns = zip_longest(
-        *(islice(_find_labelled(examples, read), TRIED) for read in readers), examples[:TRIED]
+        *(islice(_find_labelled(examples, *pair), TRIED) for pair in counted), examples[:TRIED]
     )
     sample = {id(eg): eg for turn in turns for eg in turn if eg is not None}
 
     def count_labelled(batch: list[Example]) -> int:
-        return sum(any(read(eg.reference) for eg in batch) for read in readers)
+        return sum(any(read_labels(eg.reference, *pair) for eg in batch) for pair in counted)
 
     return max(map(list, batcher(sample.values())), key=count_labelled, default=[])
 
 
-def _find_labelled(
-    examples: Iterable[Example], read: Callable[[Doc], list[str] | None]
-) -> Iterator[Example]:
-    return (eg for eg in examples if read(eg.reference))
+def _find_labelled(examples: Iterable[Example], head: str, attribute: str) -> Iterator[Example]:
+    return (eg for eg in examples if read_labels(eg.reference, head, attribute))
 
 
 def run_batch(

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from spacy.tokens import Doc
 
+from .scope import is_for
+
 TASKS = {"tags": "token.tag", "ents": "doc.ents", "cats": "doc.cats"}
 
 
@@ -44,12 +46,20 @@ def count_docs(docs: Sequence[Doc], tasks: Mapping[str, str] = TASKS) -> Counts:
     """
     counts = {}
     for task, attribute in tasks.items():
-        unit, read = ATTRIBUTES[attribute]
-        found = [labels for doc in docs if (labels := read(doc)) is not None]
+        unit = ATTRIBUTES[attribute].unit
+        read = [read_labels(doc, task, attribute) for doc in docs]
+        found = [labels for labels in read if labels is not None]
         units = len(found) if unit == "docs" else sum(map(len, found))
         labels = Counter(label for labels in found for label in labels)
         counts[task] = TaskCounts(units, labels, len(docs) - len(found))
     return Counts(len(docs), sum(map(len, docs)), counts)
+
+
+def read_labels(doc: Doc, task: str, attribute: str) -> list[str] | None:
+    """RETURNS (Optional[List[str]]): The labels of a doc for a task, `None` if the annotation is
+    missing, or is for other components.
+    """
+    return ATTRIBUTES[attribute].read(doc) if is_for(doc, task) else None
 
 
 def add_counts(counts: Iterable[Counts]) -> Counts:

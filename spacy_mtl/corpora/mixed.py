@@ -14,6 +14,7 @@ from spacy.training import Example
 
 from ..arguments import Count, Range, Seed, Share, check, checked
 from ..errors import Errors, Warnings
+from .scope import Selective, is_for, mark
 
 Reader = Callable[[Language], Iterable[Example]]
 Sampling = Literal["proportional", "uniform", "temperature", "annealed", "dynamic"]
@@ -48,8 +49,9 @@ def create_mixed_corpus_v1(
     count, and a corpus of such tasks alone gets the others' mean.
 
     corpora (Dict[str, Callable]): Readers by name.
-    tasks (Dict[str, List[str]]): For a corpus the components that it has labels for. What it holds
-        for others counts as missing. A corpus that is not named keeps all it has.
+    tasks (Dict[str, List[str]]): For a corpus the components that it has labels for. For all other
+        components its labels are missing, also for those of the same kind. A corpus that is not
+        named keeps all labels.
     sampling (str): "proportional", "uniform", "temperature", "annealed" or "dynamic". The last is
         for `[training] max_epochs = -1`.
     temperature (float): 1 is proportional, more is closer to uniform.
@@ -116,8 +118,7 @@ def read_mixed(
         if not examples:
             raise ValueError(Errors.M123.format(name=name))
         if name in tasks:
-            kept = get_annotations(nlp, tasks[name], name)
-            examples = [keep_annotations(eg, kept) for eg in examples]
+            examples = restrict(nlp, examples, tasks[name], name)
         loaded[name] = examples
     sizes = [len(examples) for examples in loaded.values()]
     streams = [cycle_shuffled(examples, generator) for examples in loaded.values()]
@@ -184,7 +185,8 @@ def follow_gaps(
     meta = nlp.meta
     evaluated, is_warned = meta.get("performance"), False
     while True:
-        scores: dict[str, float] = meta.get("task_scores", {})
+        told: dict[str, float] = meta.get("task_scores", {})
+        scores = {task: told[task] for task in told if task in nlp.component_names}
         # Or else spaCy has written down an evaluation that none of our loggers has.
         is_told = "task_scores" in meta or meta.get("performance") is evaluated
         if not (is_told or is_warned):
@@ -230,8 +232,21 @@ ANNOTATIONS = {
 }
 
 
-def get_annotations(nlp: Language, components: Sequence[str], corpus: str) -> set[str]:
-    """RETURNS (Set[str]): What the components learn from.
+def restrict(
+    nlp: Language, examples: Iterable[Example], components: Sequence[str], corpus: str
+) -> list[Example]:
+    """Restrict examples to the labels for some components.
+
+    Kinds of labels that none of the components reads are removed. Within a kind the gold docs are
+    marked, and the heads of spacy-mtl leave out the docs that are not for them. Other components
+    cannot leave out any, so the docs are marked for them too. W012 names those among them that
+    learn the same as one of the components.
+
+    nlp (Language): The pipeline.
+    examples (Iterable[Example]): The examples, which stay as they are.
+    components (Sequence[str]): The components that there are labels for.
+    corpus (str): The name of the corpus, for messages.
+    RETURNS (List[Example]): Examples with new gold docs.
     RAISES (ValueError): M124 if the pipeline has no such component.
     """
     unknown = sorted(set(components) - set(nlp.component_names))
@@ -239,8 +254,39 @@ def get_annotations(nlp: Language, components: Sequence[str], corpus: str) -> se
         raise ValueError(
             Errors.M124.format(unknown=unknown, corpus=corpus, names=nlp.component_names)
         )
-    assigned = [a for name in components for a in nlp.get_pipe_meta(name).assigns]
-    return {ANNOTATIONS[a] for a in assigned if a in ANNOTATIONS}
+    kinds = {name: get_kinds(nlp, name) for name in nlp.component_names}
+    kept = {kind for name in components for kind in kinds[name]}
+    pipes: dict[str, Any] = dict(nlp.components)
+    others = [
+        name
+        for name, pipe in pipes.items()
+        if name not in components and not kept.isdisjoint(kinds[name])
+        if not isinstance(pipe, Selective)
+    ]
+    learned = {kinds[name][0] for name in components if kinds[name]}
+    frozen = nlp.config.interpolate()["training"].get("frozen_components", [])
+    learning = [
+        name
+        for name in others
+        if getattr(pipes[name], "is_trainable", False) and name not in frozen
+        if kinds[name][0] in learned
+    ]
+    if learning:
+        warnings.warn(Warnings.W012.format(corpus=corpus, given=list(components), names=learning))
+    restricted = []
+    for eg in examples:
+        restricted.append(keep_annotations(eg, kept))
+        names = [name for name in (*components, *others) if is_for(eg.reference, name)]
+        mark(restricted[-1].reference, names)
+    return restricted
+
+
+def get_kinds(nlp: Language, component: str) -> list[str]:
+    """RETURNS (List[str]): The kinds of labels that a component reads, by what it assigns, the main
+    one first.
+    """
+    assigned = nlp.get_pipe_meta(component).assigns
+    return [ANNOTATIONS[attribute] for attribute in assigned if attribute in ANNOTATIONS]
 
 
 def keep_annotations(example: Example, kept: set[str]) -> Example:

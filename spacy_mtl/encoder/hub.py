@@ -1,10 +1,10 @@
 """Where the listeners' gradients meet before the encoder's one backward."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import local
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from thinc.api import get_array_module
@@ -14,6 +14,8 @@ from ..products import norm
 from ..types import Floats2d
 from .levels import EncoderPass
 from .matrix import TokenMatrix, TokenRows
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -70,6 +72,9 @@ class Balancer(Protocol):
 
     def step(self) -> None:
         """Called once per update of the weights, after the last `combine`."""
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Carry the state of tasks over to their new names, and drop that of all others."""
 
     def to_dict(self) -> dict[str, Any]:
         """RETURNS (Dict[str, Any]): The state to save, as JSON can hold it."""
@@ -147,3 +152,8 @@ class OpenPass(local):
 
     def __reduce__(self) -> Any:
         return OpenPass, ()
+
+
+def rename_keys(values: Mapping[str, T], names: Mapping[str, str]) -> dict[str, T]:
+    """RETURNS (Dict[str, T]): The values of the tasks that have a new name, by these names."""
+    return {names[task]: value for task, value in values.items() if task in names}

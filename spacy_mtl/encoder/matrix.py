@@ -190,6 +190,20 @@ def renew_rows(docs: Iterable[Doc]) -> None:
             doc.user_data[KEY] = TokenRows(matrix, start, end, None, rows.readers)
 
 
+def release(docs: Iterable[Doc], reader: int) -> None:
+    """Let docs go of the rows that all listeners have read.
+
+    docs (Iterable[Doc]): The docs.
+    reader (int): The id of a listener that does not need the rows any more.
+    """
+    for doc in docs:
+        rows = get_rows(doc)
+        if rows is not None and rows.readers is not None:
+            rows.readers.discard(reader)
+            if not rows.readers:
+                del doc.user_data[KEY]
+
+
 def group_by_matrix(stream: Iterable[Doc], batch_size: int) -> Iterator[list[Doc]]:
     """Group docs as the encoder has, so that one token matrix is kept at a time.
 

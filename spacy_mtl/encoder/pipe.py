@@ -3,7 +3,7 @@
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
 from itertools import combinations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+from spacy.errors import Errors as SpacyErrors
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
@@ -22,12 +23,13 @@ from thinc.api import Model, NumpyOps, Optimizer, get_array_module, set_dropout_
 
 from ..arguments import check
 from ..concurrency import WeightsLock
+from ..corpora.scope import Selective
 from ..errors import Errors, Warnings
 from ..products import dot
 from ..storage import SavedPipe, parse_json
 from .ahead import WORKERS, run_ahead
 from .host import isolated
-from .hub import Balancer, GradientHub, OpenPass, TaskBatch
+from .hub import Balancer, GradientHub, OpenPass, TaskBatch, rename_keys
 from .layers import get_numbers
 from .matrix import TokenMatrix, TokenRows, get_rows, set_rows
 from .model import SharedTransformer, split
@@ -87,9 +89,10 @@ class SharedEncoder(SavedPipe, Transformer):
         self.model.attrs["replace_listener_cfg"] = replacement.replace_config
         self.balancer, self._balancer_at_first = balancer, deepcopy(balancer.to_dict())
         self.diagnostics = Diagnostics()
-        self.heads, self.known = Linked(), Linked()  # ours, and all listeners
+        self.heads, self.known = Linked(), Linked()  # all of spacy-mtl, and all listeners
         self._open = OpenPass()
         self._balancing = WeightsLock()  # of the balancer's state
+        self._named: dict[str, list[Any]] = {}  # listeners by the names of the balancer's state
         self._has_gradient = False
         self._sourced: list[Any] = []
 
@@ -135,10 +138,15 @@ class SharedEncoder(SavedPipe, Transformer):
         RAISES (ValueError): M070 if it has been trained with an encoder of another width.
         """
         super().find_listeners(component)
+        if isinstance(component, SharedEncoder):
+            component.heads = self.heads  # the heads of a pipeline know each other
+        if isinstance(component, Selective):
+            for head in [head for head in self.heads if head.name == component.name]:
+                self.heads.discard(head)  # it has been replaced
+            self.heads.add(component)
+            component.peers = self.heads
         if getattr(component, "name", None) in self.listener_map:
-            if hasattr(component, "peers"):
-                self.heads.add(component)
-                component.peers = self.heads
+            if isinstance(component, Selective):
                 component.lock = self.model.lock
             self._check_width(component.name)
             for node in component.model.walk():
@@ -151,6 +159,26 @@ class SharedEncoder(SavedPipe, Transformer):
         # spaCy disables sourced components while it initializes the others, and then forgets them.
         for component in self._sourced:
             self.find_listeners(component)
+
+    def _follow_names(self) -> None:
+        """Move the balancer's state and the statistics to the present names of the tasks, and drop
+        those of heads that have left. A new head under an old name begins anew.
+        """
+        self._link_sourced()
+        if self._named == self.listener_map:
+            return
+        names = {
+            old: task
+            for task, listeners in self.listener_map.items()
+            for old, known in self._named.items()
+            if any(listener in known for listener in listeners)
+        }
+        self.balancer.rename(names)
+        self.diagnostics.rename(names)
+        self._remember_names()
+
+    def _remember_names(self) -> None:
+        self._named = {task: list(known) for task, known in self.listener_map.items()}
 
     def _check_width(self, task: str) -> None:
         width = self.model.maybe_get_dim("nO")
@@ -181,6 +209,12 @@ class SharedEncoder(SavedPipe, Transformer):
         self._link_sourced()
         self.balancer.check(self.listening_components)
         self.balancer.from_dict(deepcopy(self._balancer_at_first))
+        self._remember_names()
+
+    def check_initialized(self) -> None:
+        """RAISES (ValueError): spaCy's E109 if there are no weights yet."""
+        if not self.model.attrs["has_transformer"]:
+            raise ValueError(SpacyErrors.E109.format(name=self.name))
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Encode a stream of docs.
@@ -193,6 +227,7 @@ class SharedEncoder(SavedPipe, Transformer):
         YIELDS (Doc): The docs in order.
         """
         error_handler = self.get_error_handler()
+        self.check_initialized()
         workers = WORKERS if isinstance(self.model.ops, NumpyOps) else 1
 
         def split_group(group: tuple[list[Doc], list[Doc]], n_threads: int) -> Any:
@@ -230,6 +265,7 @@ class SharedEncoder(SavedPipe, Transformer):
         docs (Iterable[Doc]): The docs.
         RETURNS (TokenMatrix): One row per token.
         """
+        self.check_initialized()
         self._finish_waiting()
         self._ask_for_layers()
         with self.model.lock.reading():
@@ -276,7 +312,8 @@ class SharedEncoder(SavedPipe, Transformer):
         docs = [eg.predicted for eg in examples]
         if not any(len(doc) for doc in docs):
             return losses
-        self._link_sourced()
+        self.check_initialized()
+        self._follow_names()
         self.balancer.check(self.listening_components)
         self._ask_for_layers()
         set_dropout_rate(self.model, drop)
@@ -370,10 +407,12 @@ class SharedEncoder(SavedPipe, Transformer):
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         self._finish_waiting()
+        self._follow_names()
         return super().to_bytes(exclude=exclude)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
         self._finish_waiting()
+        self._follow_names()
         super().to_disk(path, exclude=exclude)
 
     def _get_writers(self) -> dict[str, Callable[[], bytes]]:
@@ -381,7 +420,13 @@ class SharedEncoder(SavedPipe, Transformer):
 
     def _get_readers(self) -> dict[str, Any]:
         parse = partial(parse_json, entry="balancer")
-        return super()._get_readers() | {BALANCER: (parse, self.balancer.from_dict)}
+        return super()._get_readers() | {BALANCER: (parse, self._load_balancer)}
+
+    def _load_balancer(self, state: dict[str, Any]) -> None:
+        self.balancer.from_dict(state)
+        self._remember_names()
+        if self._named:
+            self.balancer.rename({task: task for task in self._named})
 
 
 class Linked(WeakSet):
@@ -435,6 +480,19 @@ class Diagnostics:
             total["grad_norm"] += batch.norms[task]
         for pair, cosine in get_cosines(batch).items():
             self.cosines.setdefault(pair, []).append(cosine)
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Carry the sums over to new names of tasks, and drop those of all others.
+
+        names (Mapping[str, str]): The new name of each task.
+        """
+        self.sums, self.streaks = rename_keys(self.sums, names), rename_keys(self.streaks, names)
+        self.warned = {names[task] for task in self.warned if task in names}
+        self.cosines = {
+            "|".join(sorted([names[a], names[b]])): self.cosines[pair]
+            for a, b in combinations(sorted(names), 2)
+            if (pair := f"{a}|{b}") in self.cosines
+        }
 
     def take(self) -> dict[str, dict[str, float]]:
         """RETURNS (Dict[str, Dict[str, float]]): For each task that has spoken since the last

@@ -1,17 +1,19 @@
 """What all heads share: how they learn from a batch, and the layers under their scores."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import reduce
 from operator import and_
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy
+from spacy.errors import Errors as SpacyErrors
 from spacy.language import Language
 from spacy.tokens import Doc
-from spacy.training import Example, validate_examples
+from spacy.training import Example, validate_examples, validate_get_examples
 from thinc.api import (
     Dropout,
     Linear,
@@ -25,6 +27,7 @@ from thinc.api import (
 )
 
 from ..concurrency import WeightsLock
+from ..corpora.scope import Selective, is_for
 from ..encoder.host import isolated
 from ..errors import Errors
 from ..products import use_one_core
@@ -36,9 +39,11 @@ from .unit_loss import UnitLoss
 # What a training finds out, beside weights and labels. It is always saved, or what is loaded over
 # another head's would be mixed with it.
 FOUND = {"temperature": 1.0, "class_weights": {}, "loss_steps": 0}
+# Where the docs' `user_data` has the answers of each of several heads of one kind.
+ANSWERS = "mtl_answers"
 
 
-class Head(SavedPipe):
+class Head(Selective, SavedPipe):
     """Mixed into a trainable pipe. A head says which examples hold labels for it and what a batch
     costs; the rest of the update is the same for all.
 
@@ -67,8 +72,6 @@ class Head(SavedPipe):
     predict: Callable
     set_annotations: Callable
     get_error_handler: Callable
-    lock: WeightsLock
-    peers: Collection[Any] = ()  # all heads of its encoder, itself among them
     is_frozen = False  # set in training, when its task has stopped
     watch: Callable[[list[Doc], Any], None] | None = None  # is told the scores of predictions
     _has_gradient = False
@@ -82,6 +85,10 @@ class Head(SavedPipe):
 
     def has_labels(self, doc: Doc) -> bool:
         """RETURNS (bool): Whether a gold doc may hold labels for this head."""
+        return is_for(doc, self.name) and self.is_annotated(doc)
+
+    def is_annotated(self, doc: Doc) -> bool:
+        """RETURNS (bool): Whether a gold doc may hold labels for heads of this kind."""
         raise NotImplementedError
 
     def get_gold_labels(self, doc: Doc) -> set[str]:
@@ -96,6 +103,91 @@ class Head(SavedPipe):
         """RETURNS (List[str]): For each output of the model, under which name it has a weight."""
         return list(self.labels)
 
+    def find_labels(self, docs: Iterable[Doc]) -> list[str]:
+        """RETURNS (List[str]): The labels for heads of this kind in gold docs."""
+        return sorted({label for doc in docs for label in self.get_gold_labels(doc)})
+
+    def get_answer(self, doc: Doc, prediction: Any) -> Any:
+        """RETURNS: A prediction for a doc as JSON can hold it."""
+        raise NotImplementedError
+
+    def set_answer(self, doc: Doc, answer: Any) -> None:
+        """Replace the annotation of a doc by what `get_answer` returned."""
+        raise NotImplementedError
+
+    def remove_labels(self, doc: Doc, labels: set[str]) -> None:
+        """Remove the labels of other heads of this kind from a gold doc."""
+        raise NotImplementedError
+
+    @property
+    def siblings(self) -> list[Any]:
+        """RETURNS (List[Head]): The other heads of this kind in the pipeline, by name."""
+        kind = type(self).get_gold_labels
+        others = [head for head in self.peers if type(head).get_gold_labels is kind]
+        return sorted((h for h in others if h.name != self.name), key=lambda head: head.name)
+
+    def keep_answers(self, docs: Iterable[Doc], predictions: Iterable[Any]) -> None:
+        """Keep the predictions on their docs, by the name of this head, if it has siblings: they
+        write to the same attributes.
+
+        docs (Iterable[Doc]): The docs.
+        predictions (Iterable[Any]): What `predict` returned for them.
+        """
+        if self.siblings:
+            for doc, prediction in zip(docs, predictions, strict=True):
+                answers = doc.user_data.setdefault(ANSWERS, {})
+                answers[self.name] = self.get_answer(doc, prediction)
+
+    def isolate(self, example: Example) -> Example | None:
+        """Take an example as if this head were the only one of its kind.
+
+        example (Example): An example with its prediction.
+        RETURNS (Optional[Example]): The example with the answers and labels of this head alone,
+            None if it is not for this head.
+        """
+        if not is_for(example.reference, self.name):
+            return None
+        answers = example.predicted.user_data.get(ANSWERS, {})
+        siblings = self.siblings
+        if not siblings or self.name not in answers:
+            return example
+        predicted, reference = example.predicted.copy(), example.reference.copy()
+        self.set_answer(predicted, answers[self.name])
+        others = {label for head in siblings for label in head.labels}
+        self.remove_labels(reference, others.difference(self.labels))
+        return Example(predicted, reference)
+
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+        """Score the examples that are for this head.
+
+        One of several heads of a kind is scored by its own answers: NAME_ents_f is the score of
+        NAME. The scores under spaCy's keys, such as ents_f, are the means over the heads.
+
+        examples (Iterable[Example]): The examples with their predictions.
+        RETURNS (Dict[str, Any]): The scores.
+        """
+        examples = list(examples)
+        own = self.score_alone(examples, **kwargs)
+        siblings = self.siblings
+        if not siblings:
+            return own
+        found = {self.name: own}
+        for head in siblings:
+            if any(head.name in eg.predicted.user_data.get(ANSWERS, ()) for eg in examples):
+                found[head.name] = head.score_alone(examples, **kwargs)
+        scores = merge_scores([found[name] for name in sorted(found)])
+        return scores | {f"{self.name}_{key}": value for key, value in own.items()}
+
+    def score_alone(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+        """RETURNS (Dict[str, Any]): The scores of this head under spaCy's keys, None if no example
+        is for it.
+        """
+        isolated = [own for eg in examples if (own := self.isolate(eg)) is not None]
+        scores: dict[str, Any] = super().score(isolated, **kwargs)  # type: ignore[misc]
+        if isolated:
+            return scores
+        return {key: value if isinstance(value, str) else None for key, value in scores.items()}
+
     def balance_classes(self, examples: Iterable[Example]) -> dict[str, float]:
         """RETURNS (Dict[str, float]): Weights by which all classes that occur weigh the same."""
         classes, counts = self.get_classes(), Counter[str]()
@@ -104,6 +196,25 @@ class Head(SavedPipe):
             found = allowed[allowed.sum(axis=1) == 1].argmax(axis=1)
             counts.update(classes[i] for i in found)
         return {label: counts.total() / (len(counts) * n) for label, n in counts.items()}
+
+    def choose_labels(
+        self, get_examples: Callable[[], Iterable[Example]], labels: Iterable[str] | None
+    ) -> list[str]:
+        """RETURNS (List[str]): The labels that are given, or those of the examples that are for
+        this head.
+        """
+        validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
+        if labels is not None:
+            return list(labels)
+        docs = (eg.reference for eg in get_examples())
+        return self.find_labels(doc for doc in docs if is_for(doc, self.name))
+
+    def get_sample(self) -> list[Example]:
+        """RETURNS (List[Example]): What models find their sizes by: they depend on the labels and
+        the encoder, not on the data.
+        """
+        doc = Doc(self.vocab, words=["a"])
+        return [Example(doc, doc)]
 
     @isolated
     def set_class_weights(self, get_examples: Callable[[], Iterable[Example]]) -> None:
@@ -155,10 +266,27 @@ class Head(SavedPipe):
     def set_temperature(self, value: float) -> None:
         self.cfg["temperature"] = value
 
+    def skip_empty(self, docs: Iterable[Doc]) -> bool:
+        """Let docs go of the encoder's rows if none of them has tokens: no model reads these rows.
+
+        docs (Iterable[Doc]): A batch of docs.
+        RETURNS (bool): Whether none of the docs has tokens.
+        """
+        from ..encoder.matrix import release  # torch waits, as below
+
+        if any(map(len, docs)):
+            return False
+        for node in self.model.walk():
+            release(docs, node.id)
+        return True
+
     def get_scores(self, docs: list[Doc]) -> Any:
-        """RETURNS: What the model says of a batch of docs, to make predictions of."""
+        """RETURNS: What the model says of a batch of docs, to make predictions of.
+        RAISES (ValueError): spaCy's E109 before `initialize`.
+        """
         from ..encoder.matrix import renew_rows  # torch waits, as below
 
+        self.check_initialized()
         self.check_tokens(docs)
         with self.lock.reading():
             renew_rows(docs)
@@ -166,6 +294,12 @@ class Head(SavedPipe):
         if self.watch is not None:
             self.watch(docs, scores)
         return scores
+
+    def check_initialized(self) -> None:
+        """RAISES (ValueError): spaCy's E109 if the model has no weights yet."""
+        output = self.model.get_ref("output_layer")
+        if any(output.has_param(name) is None for name in output.param_names):
+            raise ValueError(SpacyErrors.E109.format(name=self.name))
 
     def check_tokens(self, docs: Iterable[Doc]) -> None:
         """RAISES (ValueError): M078 if tokens have been merged or split since a doc was encoded."""
@@ -257,20 +391,23 @@ class Head(SavedPipe):
             under the component's name.
         RETURNS (Dict[str, float]): The losses.
         RAISES (ValueError): M071 if the head was loaded, and the examples have labels that no head
-            of its kind at the encoder knows; M078 if tokens have been merged or split since a doc
-            was encoded.
+            of its kind knows; M078 if tokens have been merged or split since a doc was encoded;
+            spaCy's E109 before `initialize`.
         """
         examples = list(examples)
         losses = {} if losses is None else losses
         losses.setdefault(self.name, 0.0)
         validate_examples(examples, f"{type(self).__name__}.update")
         docs = [eg.predicted for eg in examples]
-        has_labels = any(self.has_labels(eg.reference) for eg in examples)
-        is_silent = self.is_frozen or not (has_labels or self._must_answer)
-        if is_silent or not any(map(len, docs)):
+        if self.is_frozen or not any(map(len, docs)):
             return losses
+        self.check_initialized()
         if not self._is_initialized:
             self._check_labels(examples)
+        # Entity recognizers may have no labels.
+        can_learn = self.labels and any(self.has_labels(eg.reference) for eg in examples)
+        if not (can_learn or self._must_answer):
+            return losses
         self.check_tokens(docs)
         own_drop = self.model.attrs.get("dropout")
         set_dropout_rate(self.model, drop if own_drop is None else own_drop)
@@ -338,15 +475,18 @@ class Head(SavedPipe):
         return kwargs.get("losses") or {}
 
     def _check_labels(self, examples: Iterable[Example]) -> None:
-        # Docs do not say which of several heads a label is for, and of those at other encoders
-        # nothing is known here.
-        way = type(self).get_gold_labels
-        kin = [head for head in self.peers if type(head).get_gold_labels is way]
-        if kin:
-            found = {label for eg in examples for label in self.get_gold_labels(eg.reference)}
-            if unknown := sorted(found.difference(*(head.labels for head in kin))):
-                known = list(self.labels)[:10]
-                raise ValueError(Errors.M071.format(name=self.name, unknown=unknown, known=known))
+        if not self.peers:  # which other heads there are is not known
+            return
+        unknown: set[str] = set()
+        for doc in [eg.reference for eg in examples if self.has_labels(eg.reference)]:
+            # Docs do not say which of the heads that they are for a label is for.
+            heads = [self, *(head for head in self.siblings if is_for(doc, head.name))]
+            unknown |= self.get_gold_labels(doc).difference(*(head.labels for head in heads))
+        if unknown:
+            known = list(self.labels)[:10]
+            raise ValueError(
+                Errors.M071.format(name=self.name, unknown=sorted(unknown), known=known)
+            )
 
     @property
     def _must_answer(self) -> bool:
@@ -387,6 +527,26 @@ def drop_broken_gradients(model: Model) -> bool:
         for module in modules:
             module.zero_grad(set_to_none=True)
     return is_broken
+
+
+def merge_scores(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge the scores of several heads of one kind.
+
+    scores (Sequence[Mapping[str, Any]]): The scores of each head, with None for what is not known.
+    RETURNS (Dict[str, Any]): The means of numbers, all entries of dicts, and all texts.
+    """
+    merged: dict[str, Any] = {}
+    for key in dict.fromkeys(key for own in scores for key in own):
+        values = [own[key] for own in scores if own.get(key) is not None]
+        if not values:
+            merged[key] = None
+        elif isinstance(values[0], Mapping):
+            merged[key] = {label: value for own in values for label, value in own.items()}
+        elif isinstance(values[0], str):
+            merged[key] = ", ".join(dict.fromkeys(values))
+        else:
+            merged[key] = fmean(values)
+    return merged
 
 
 def check_outputs(name: str, model: Model, labels: Sequence[str]) -> None:

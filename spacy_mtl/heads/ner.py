@@ -1,24 +1,25 @@
 """`mtl_ner`: named entities, in `doc.ents`, by tags for the tokens and exact decoding."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice, pairwise, repeat
+from itertools import pairwise, repeat
 from typing import Any, Literal
 
 import numpy
 from spacy.language import Language
 from spacy.pipeline.trainable_pipe import TrainablePipe
 from spacy.tokens import Doc, Span
-from spacy.training import Example, validate_get_examples
+from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Config, Model
 
 from ..arguments import Rate, Size, checked
 from ..concurrency import WeightsLock
 from ..encoder.host import isolated
-from ..errors import Errors
+from ..errors import Errors, Warnings
 from ..types import Bools2d, Floats1d, Floats2d, Ints1d
 from .crf import FORBIDDEN, Chain, crf_loss, span_probabilities, viterbi
 from .gold import get_entity_tags
@@ -117,6 +118,23 @@ def get_blocked(doc: Doc) -> list[Span]:
     return [doc[i : i + 1] for i in numpy.flatnonzero((iob == 3) & (types == 0)).tolist()]
 
 
+def get_place(span: Span) -> tuple[int, int, str]:
+    return span.start, span.end, span.label_
+
+
+def get_probabilities(doc: Doc, key: str | None) -> dict[tuple[int, int, str], float]:
+    """RETURNS (Dict[Tuple[int, int, str], float]): The probability of each entity that heads have
+    left in a group of spans.
+    """
+    if key not in doc.spans:
+        return {}
+    group = doc.spans[key]
+    scores = group.attrs.get("scores", ())
+    if len(scores) != len(group):  # the group is not of a head
+        return {}
+    return dict(zip(map(get_place, group), scores, strict=True))
+
+
 class MultiTaskNER(Head, TrainablePipe):
     """Named entity recognition as tagging, with only valid tag sequences ever decoded.
 
@@ -207,28 +225,44 @@ class MultiTaskNER(Head, TrainablePipe):
         nlp (Optional[Language]): The current pipeline.
         labels (Optional[Sequence[str]]): The entity types, as written by `init labels`. Otherwise
             they are looked up in the examples.
-        RAISES (ValueError): M032 or M035 if they disagree with the model, M033 if there are none,
-            M038 if a weight names another.
+        RAISES (ValueError): M032 or M035 if they disagree with the model, M038 if a weight names
+            another.
         """
-        validate_get_examples(get_examples, "MultiTaskNER.initialize")
-        if labels is None:
-            labels = sorted({e.label_ for eg in get_examples() for e in eg.reference.ents})
-        for label in labels:
+        for label in self.choose_labels(get_examples, labels):
             self.add_label(label)
         if not self.labels:
-            raise ValueError(Errors.M033.format(name=self.name))
+            warnings.warn(Warnings.W013.format(name=self.name))
         output = self.model.get_ref("output_layer")
         if not output.has_dim("nO"):
             output.set_dim("nO", len(self.tags))
-        self.model.initialize(X=[eg.predicted for eg in islice(get_examples(), 10)])
+        self.model.initialize(X=[eg.predicted for eg in self.get_sample()])
         check_outputs(self.name, self.model, self.tags)
         self.set_class_weights(get_examples)
 
-    def has_labels(self, doc: Doc) -> bool:
+    def is_annotated(self, doc: Doc) -> bool:
         return doc.has_annotation("ENT_IOB")
 
     def get_gold_labels(self, doc: Doc) -> set[str]:
         return {ent.label_ for ent in doc.ents}
+
+    def get_answer(self, doc: Doc, prediction: Any) -> list[tuple[int, int, str, float]]:
+        """RETURNS (List[Tuple[int, int, str, float]]): For each entity its first character, the one
+        after the last, label and probability, 0 without `spans_key`.
+        """
+        places = [(*trim(doc, start, end), label, p) for start, end, label, p in prediction]
+        return [
+            (doc[start].idx, doc[end - 1].idx + len(doc[end - 1]), label, float(p))
+            for start, end, label, p in places
+            if start < end
+        ]
+
+    def set_answer(self, doc: Doc, answer: Sequence[tuple[int, int, str, float]]) -> None:
+        spans = [doc.char_span(start, end, label=label) for start, end, label, _ in answer]
+        doc.set_ents([span for span in spans if span is not None])
+
+    def remove_labels(self, doc: Doc, labels: set[str]) -> None:
+        removed = [ent for ent in doc.ents if ent.label_ in labels]
+        doc.set_ents([], outside=removed, default="unmodified")
 
     @isolated
     def predict(self, docs: Iterable[Doc]) -> list[list[tuple[int, int, str, float]]]:
@@ -239,7 +273,7 @@ class MultiTaskNER(Head, TrainablePipe):
             the one behind the last, label and probability.
         """
         docs = list(docs)
-        if not any(map(len, docs)):
+        if self.skip_empty(docs):
             return [[] for _ in docs]
         scores, transitions = map(self.model.ops.to_numpy, self.get_scores(docs))
         temperature = self.temperature if self.cfg["spans_key"] else None
@@ -284,28 +318,36 @@ class MultiTaskNER(Head, TrainablePipe):
         self, docs: Iterable[Doc], predictions: list[list[tuple[int, int, str, float]]]
     ) -> None:
         """Write the entities to `doc.ents`, beside those that the doc has already, and not over
-        tokens that `doc.set_ents` has blocked.
+        tokens that `doc.set_ents` has blocked. Of two heads that want a token the first in the
+        pipeline gets it.
+
+        Heads with the same `spans_key` share the group: it has every entity of `doc.ents` that any
+        of them has found, with its probability.
 
         docs (Iterable[Doc]): The docs.
         predictions: What `predict` returned for them.
         """
+        self.keep_answers(docs, predictions)
         key = self.cfg["spans_key"]
         for doc, entities in zip(docs, predictions, strict=True):
-            given = {(ent.start, ent.end, ent.label_): ent for ent in doc.ents}
+            given = {get_place(ent): ent for ent in doc.ents}
             found = {(*trim(doc, start, end), label): p for start, end, label, p in entities}
             others = [ent for place, ent in given.items() if place not in found]
             blocked = get_blocked(doc)
             taken = {i for span in [*others, *blocked] for i in range(span.start, span.end)}
-            spans, probabilities = [], []
+            known = get_probabilities(doc, key)
+            shared = [(ent, known[place]) for ent in others if (place := get_place(ent)) in known]
+            spans = []
             for (start, end, label), p in found.items():
                 if start < end and taken.isdisjoint(range(start, end)):
                     ent = given.get((start, end, label))
                     spans.append(ent or Span(doc, start, end, label=label))
-                    probabilities.append(p)
+                    shared.append((spans[-1], p))
             doc.set_ents([*others, *spans], blocked=blocked)
             if key:
-                doc.spans[key] = spans
-                doc.spans[key].attrs["scores"] = numpy.array(probabilities, dtype="f")
+                shared.sort(key=lambda pair: pair[0].start)
+                doc.spans[key] = [span for span, _ in shared]
+                doc.spans[key].attrs["scores"] = numpy.array([p for _, p in shared], dtype="f")
 
     def get_mean_loss(
         self, examples: Sequence[Example], scores: tuple[Floats2d, Floats2d]
@@ -357,7 +399,7 @@ class MultiTaskNER(Head, TrainablePipe):
         docs = self.find_entities(*scores, lengths, temperature)
         confidences, is_right = [], []
         for eg, entities in zip(examples, docs, strict=True):
-            tags = get_entity_tags(eg)
+            tags = get_entity_tags(eg, self.name)
             gold = set(get_spans([tag or "O" for tag in tags]))
             for start, end, label, p in entities:
                 start, end = trim(eg.predicted, start, end)
@@ -373,12 +415,19 @@ class MultiTaskNER(Head, TrainablePipe):
         return [tag[2:] or tag for tag in self.tags]
 
     def _get_gold(self, examples: Sequence[Example]) -> Ints1d:
-        """RETURNS (Ints1d): The index of each token's gold tag, -1 where it is missing, cannot be
-        aligned, or is of a type that is not among the labels.
+        """Find the gold tags for this head.
+
+        An entity of a type that is not among the labels is "O", not missing. Entities do not
+        overlap: if annotators call a token a PLACE, it is no PERSON. A head for PERSON that never
+        saw PLACE as "O" would call places PERSON too.
+
+        RETURNS (Ints1d): The index of each token's gold tag, -1 where it is missing or cannot be
+            aligned.
         """
         index = get_index(self.labels, self.cfg["scheme"])
-        tags = [tag for eg in examples for tag in get_entity_tags(eg)]
-        return numpy.array([index.get(tag, -1) for tag in tags], dtype="int64")
+        tags = [tag for eg in examples for tag in get_entity_tags(eg, self.name)]
+        ids = [-1 if tag is None else index.get(tag, 0) for tag in tags]
+        return numpy.array(ids, dtype="int64")
 
     def _get_chain(self, transitions: Floats2d) -> Chain:
         rules = make_chain(tuple(self.tags), self.cfg["scheme"])

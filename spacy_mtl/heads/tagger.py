@@ -55,16 +55,43 @@ class MultiTaskTagger(Head, Tagger):
             looked up in the examples.
         RAISES (ValueError): M035 if they disagree with the model, M038 if a weight names another.
         """
-        super().initialize(get_examples, nlp=nlp, labels=labels)
+        labels = self.choose_labels(get_examples, labels)
+        super().initialize(self.get_sample, nlp=nlp, labels=labels)
         check_outputs(self.name, self.model, self.labels)
         self.set_class_weights(get_examples)
 
-    def has_labels(self, doc: Doc) -> bool:
+    def is_annotated(self, doc: Doc) -> bool:
         return doc.has_annotation("TAG")
 
     def get_gold_labels(self, doc: Doc) -> set[str]:
         prefix = self.cfg["neg_prefix"]
         return {t.tag_.removeprefix(prefix) for t in doc if t.tag_ and t.tag_ not in self.labels}
+
+    def find_labels(self, docs: Iterable[Doc]) -> list[str]:
+        """RETURNS (List[str]): The tags in gold docs, as spaCy's tagger finds them."""
+        return sorted({token.tag_ for doc in docs for token in doc if token.tag_})
+
+    def get_answer(self, doc: Doc, prediction: Any) -> list[str]:
+        return [self.labels[i] for i in prediction]
+
+    def set_answer(self, doc: Doc, answer: list[str]) -> None:
+        if len(answer) == len(doc):  # no tokens have been merged or split since
+            for token, tag in zip(doc, answer, strict=True):
+                token.tag_ = tag
+
+    def remove_labels(self, doc: Doc, labels: set[str]) -> None:
+        for token in doc:
+            if token.tag_.removeprefix(self.cfg["neg_prefix"]) in labels:
+                token.tag_ = ""
+
+    def set_annotations(self, docs: Iterable[Doc], batch_tag_ids: Any) -> None:
+        """Write the tags to `token.tag_`, unless a token has one and `overwrite` is false.
+
+        docs (Iterable[Doc]): The docs.
+        batch_tag_ids: What `predict` returned for them.
+        """
+        super().set_annotations(docs, batch_tag_ids)
+        self.keep_answers(docs, batch_tag_ids)
 
     @isolated
     def predict(self, docs: Iterable[Doc]) -> list[Any]:
@@ -74,7 +101,7 @@ class MultiTaskTagger(Head, Tagger):
         RETURNS (List[Ints1d]): For each doc the index of each token's label.
         """
         docs = list(docs)
-        if not any(map(len, docs)):
+        if self.skip_empty(docs):
             return [numpy.zeros(0, dtype="int64") for _ in docs]
         guesses = self.model.ops.to_numpy(self.get_scores(docs).argmax(axis=1))
         return numpy.split(guesses, numpy.cumsum([len(doc) for doc in docs])[:-1])
@@ -91,7 +118,7 @@ class MultiTaskTagger(Head, Tagger):
         is none, where it cannot be aligned, or where the tag is not among the labels.
         """
         index, others = get_indices(self.labels, self.cfg["neg_prefix"])
-        tags = numpy.concatenate([get_tags(eg) for eg in examples])
+        tags = numpy.concatenate([get_tags(eg, self.name) for eg in examples])
         found, places = numpy.unique(tags, return_inverse=True)
         allowed = one_hot([index.get(tag, -1) for tag in found.tolist()], len(index), numpy)
         for row, tag in enumerate(found.tolist()):

@@ -1,7 +1,9 @@
 """`mtl_textcat` and `mtl_textcat_multilabel`: categories of docs, in `doc.cats`."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import numpy
@@ -29,7 +31,9 @@ from thinc.util import get_width
 
 from ..arguments import Rate, Share, Size, checked
 from ..encoder.host import isolated
+from ..errors import Warnings
 from ..types import Bools2d, Floats1d, Floats2d
+from .gold import get_cats
 from .head import Head, check_outputs, linear, show_as, skip_empty, with_options
 from .losses import binary_cross_entropy, cross_entropy, sigmoid, softmax
 from .unit_loss import UnitLoss
@@ -78,11 +82,47 @@ class CategoryHead(Head):
 
     reads_tokens = False  # it pools them: they may have been merged
 
-    def has_labels(self, doc: Doc) -> bool:
+    def is_annotated(self, doc: Doc) -> bool:
         return bool(doc.cats)
 
     def get_gold_labels(self, doc: Doc) -> set[str]:
         return set(doc.cats)
+
+    def find_labels(self, docs: Iterable[Doc]) -> list[str]:
+        """RETURNS (List[str]): The categories in gold docs, in the order in which they occur."""
+        return list(dict.fromkeys(label for doc in docs for label in doc.cats))
+
+    def get_answer(self, doc: Doc, prediction: Any) -> dict[str, float]:
+        return dict(zip(self.labels, map(float, prediction), strict=True))
+
+    def set_answer(self, doc: Doc, answer: dict[str, float]) -> None:
+        doc.cats = dict(answer)
+
+    def remove_labels(self, doc: Doc, labels: set[str]) -> None:
+        doc.cats = {label: value for label, value in doc.cats.items() if label not in labels}
+
+    def isolate(self, example: Example) -> Example | None:
+        """RETURNS (Optional[Example]): The example with the answers and labels of this head alone,
+        None if it has no categories of this head.
+        """
+        has_labels = not example.reference.cats.keys().isdisjoint(self.labels)
+        return super().isolate(example) if has_labels else None
+
+    def set_annotations(self, docs: Iterable[Doc], scores: Any) -> None:
+        """Write the probabilities to `doc.cats`, beside those of other categories.
+
+        docs (Iterable[Doc]): The docs.
+        scores: What `predict` returned for them.
+        """
+        super().set_annotations(docs, scores)
+        self.keep_answers(docs, scores)
+
+    def check_shared_labels(self) -> None:
+        """Warn by W014 if another head has some of the categories: `doc.cats` has room for one."""
+        for head in self.siblings:
+            if shared := [label for label in self.labels if label in head.labels]:
+                names = sorted([self.name, head.name])
+                warnings.warn(Warnings.W014.format(names=names, labels=shared))
 
     def to_probabilities(self, scores: Floats2d) -> Floats2d:
         raise NotImplementedError
@@ -96,7 +136,7 @@ class CategoryHead(Head):
         """
         docs = list(docs)
         lengths = numpy.array([len(doc) for doc in docs])
-        if not lengths.any():
+        if self.skip_empty(docs):
             return numpy.zeros((len(docs), len(self.labels)), dtype="f")
         scores = self.get_scores(docs) / self.temperature
         probabilities = self.model.ops.to_numpy(self.to_probabilities(scores))
@@ -106,9 +146,8 @@ class CategoryHead(Head):
         """RETURNS (Floats2d): The value of each doc and label; nan where it is missing, and for an
         empty doc.
         """
-        gold = [
-            [eg.reference.cats.get(label, numpy.nan) for label in self.labels] for eg in examples
-        ]
+        cats = [get_cats(eg, self.name) for eg in examples]
+        gold = [[values.get(label, numpy.nan) for label in self.labels] for values in cats]
         array = numpy.array(gold, dtype="f")
         array[[not len(eg.predicted) for eg in examples]] = numpy.nan
         return array
@@ -143,19 +182,21 @@ class MultiTaskTextCategorizer(CategoryHead, TextCategorizer):
         positive_label (Optional[str]): Of two categories the one to score.
         RAISES (ValueError): M035 if they disagree with the model, M038 if a weight names another.
         """
-        labels = None if labels is None else list(labels)
-        for label in labels or ():  # known before the categories are checked
+        labels = self.choose_labels(get_examples, labels)
+        for label in labels:  # known before the categories are checked
             self.add_label(label)
-        super().initialize(get_examples, nlp=nlp, labels=labels, positive_label=positive_label)
+        self._validate_categories(get_examples())
+        super().initialize(self.get_sample, nlp=nlp, labels=labels, positive_label=positive_label)
         check_outputs(self.name, self.model, self.labels)
+        self.check_shared_labels()
         self.set_class_weights(get_examples)
 
     def _validate_categories(self, examples: Iterable[Example]) -> None:
         # As spaCy's, but other heads' categories do not exclude this one's.
         labels = set(self.labels)
         for eg in examples:
-            cats = eg.reference.cats
-            own = {name: cats[name] for name in cats if name in labels} if labels else cats
+            cats = get_cats(eg, self.name)
+            own = {name: cats[name] for name in cats if name in labels}
             if [*own.values()].count(1.0) > 1:
                 raise ValueError(SpacyErrors.E895.format(value=own))
             for value in own.values():
@@ -200,8 +241,11 @@ class MultiTaskMultiLabelTextCategorizer(CategoryHead, MultiLabel_TextCategorize
         get_examples, nlp, labels: As for exclusive categories.
         RAISES (ValueError): M035 if they disagree with the model, M038 if a weight names another.
         """
-        super().initialize(get_examples, nlp=nlp, labels=labels)
+        labels = self.choose_labels(get_examples, labels)
+        self._validate_categories(islice(get_examples(), 10))
+        super().initialize(self.get_sample, nlp=nlp, labels=labels)
         check_outputs(self.name, self.model, self.labels)
+        self.check_shared_labels()
         self.set_class_weights(get_examples)
 
     def to_probabilities(self, scores: Floats2d) -> Floats2d:

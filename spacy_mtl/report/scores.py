@@ -13,6 +13,7 @@ from spacy.scorer import Scorer
 from spacy.training import Corpus, Example
 
 from ..errors import Errors
+from ..heads.head import Head
 from ..training.calibration import find_examples, get_confidences, keep_scores
 
 Item: TypeAlias = tuple[int, int, str]  # start and end in tokens of the gold doc, label
@@ -95,7 +96,10 @@ def evaluate(model: Path, data: Path, tasks: Sequence[str]) -> Evaluation:
         pipe: Any = nlp.get_pipe(task)
         for attribute, (measure, read) in READERS.items():
             if attribute in nlp.get_pipe_meta(task).assigns:
-                docs = [read(example, pipe) for example in keeper.examples]
+                views = [
+                    pipe.isolate(eg) if isinstance(pipe, Head) else eg for eg in keeper.examples
+                ]
+                docs = [None if view is None else read(view, pipe) for view in views]
                 labels = get_labels(docs) | (set(pipe.labels) if measure == MACRO else set())
                 found[task] = TaskAnswers(measure, sorted(labels), docs)
         if task in found and task in scored:

@@ -17,7 +17,7 @@ from wasabi import row
 from ..arguments import checked
 from ..errors import Errors
 from ..files import WriteError
-from .scoreboard import ScoreBoard, find_keys, get_tasks
+from .scoreboard import ScoreBoard, find_key, find_keys, get_score_weights, get_tasks
 
 LogStep = Callable[[dict[str, Any] | None], None]
 Finalize = Callable[[], None]
@@ -238,9 +238,13 @@ class Console:
 
 
 def get_score_keys(nlp: Language) -> list[str]:
-    """RETURNS (List[str]): The scores that have a weight, be it 0."""
+    """RETURNS (List[str]): The scores that have a weight, be it 0, and the own score of each of
+    several heads of a kind.
+    """
     weights = nlp.config.interpolate()["training"]["score_weights"]
-    return [key for key, weight in weights.items() if weight is not None]
+    own = [find_key(get_score_weights(nlp, task)) for task in get_tasks(nlp)]
+    named = [key for key in own if key and key not in weights]
+    return [*(key for key, weight in weights.items() if weight is not None), *named]
 
 
 def get_stats(

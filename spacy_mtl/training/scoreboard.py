@@ -7,6 +7,7 @@ from typing import Any
 from spacy.language import Language
 
 from ..errors import Errors, Warnings
+from ..heads.head import Head
 
 
 class ScoreBoard:
@@ -59,31 +60,40 @@ def get_tasks(nlp: Language) -> list[str]:
 
 
 def find_keys(nlp: Language, given: Mapping[str, str]) -> dict[str, str]:
-    """Find the score of each task: the one with the highest weight of its own score weights.
+    """Find the score of each task: the one with the highest weight of its own score weights. Of
+    several heads of a kind it is the one with the head's name, such as "people_ents_f".
 
     nlp (Language): The pipeline.
     given (Mapping[str, str]): The score to take for a task.
-    RETURNS (Dict[str, str]): A score for each task that has one. Those of one kind, which would
-        share it, have none, and W005 says so.
+    RETURNS (Dict[str, str]): A score for each task that has one. Other components that would share
+        a score have none, and W005 names them.
     RAISES (ValueError): M043 for a task or a score that is not there.
     """
-    weights = {
-        task: dict(nlp.get_pipe_meta(task).default_score_weights or {}) for task in get_tasks(nlp)
-    }
+    weights = {task: get_score_weights(nlp, task) for task in get_tasks(nlp)}
     known = set(nlp.config.interpolate()["training"]["score_weights"]).union(*weights.values())
     for task, key in given.items():
         if task not in weights or key not in known:
             raise ValueError(
                 Errors.M043.format(task=task, key=key, tasks=list(weights), keys=sorted(known))
             )
-    own = {
-        task: max(keys, key=lambda key: keys[key] or 0.0)
-        for task, keys in weights.items()
-        if any(keys.values())
-    }
+    own = {task: key for task, keys in weights.items() if (key := find_key(keys))}
     found = own | dict(given)
     for key in set(found.values()):
         if len(tasks := [task for task in found if found[task] == key]) > 1:
             warnings.warn(Warnings.W005.format(tasks=tasks, key=key))
             found = {task: other for task, other in found.items() if other != key}
     return found
+
+
+def get_score_weights(nlp: Language, task: str) -> dict[str, float | None]:
+    """RETURNS (Dict[str, Optional[float]]): The default weights of the scores of a task alone."""
+    weights = dict(nlp.get_pipe_meta(task).default_score_weights or {})
+    pipe = nlp.get_pipe(task)
+    if isinstance(pipe, Head) and pipe.siblings:
+        return {f"{task}_{key}": weight for key, weight in weights.items()}
+    return weights
+
+
+def find_key(weights: Mapping[str, float | None]) -> str | None:
+    """RETURNS (Optional[str]): The score with the highest weight, None if no score has one."""
+    return max(weights, key=lambda key: weights[key] or 0.0) if any(weights.values()) else None

@@ -9,6 +9,7 @@ from spacy.language import Language
 from spacy.training import Example
 
 from ..errors import Errors
+from ..heads.head import Head
 from ..types import Floats2d
 
 MACRO, MICRO = SCORES = ("cats_macro_f", "cats_micro_f")
@@ -132,6 +133,8 @@ def find_thresholds(
     for _ in nlp.pipe(eg.predicted for eg in examples):
         pass
     pipe: Any = nlp.get_pipe(name)
+    if isinstance(pipe, Head):
+        examples = [own for eg in examples if (own := pipe.isolate(eg)) is not None]
     probabilities, gold = read_categories(examples, pipe.labels)
     if not (gold == 1).any():
         raise ValueError(Errors.M083.format(name=name))

@@ -118,6 +118,22 @@ def test_all_methods_are_here() -> None:
 
 
 @for_all
+def test_state_follows_the_names_of_tasks(name: str) -> None:
+    """The state of a task that has left is dropped."""
+    balancer = make(name)
+    train(balancer, 0, 1)
+    if name == "spacy-mtl.EarlyStopping.v1":
+        for _ in range(3):
+            balancer.observe({"ner": 0.5})  # type: ignore[attr-defined]
+    before = balancer.to_dict()
+    balancer.rename({"ner": "entities", "tagger": "tagger"})
+    after = balancer.to_dict()
+    assert "ner" not in json.dumps(after).replace("balancer", "") and not find(after, "textcat")
+    text = json.dumps(strip(before, "textcat")).replace('"ner"', '"entities"')
+    assert json.loads(json.dumps(after)) == json.loads(text)
+
+
+@for_all
 def test_combines_to_the_sum_of_weights_times_gradients(name: str) -> None:
     balancer = make(name)
     for seed in range(5):

@@ -12,8 +12,9 @@ from spacy.strings import get_string_id
 from spacy.tokens import Doc
 from spacy.training import Example
 
+from spacy_mtl.corpora.scope import mark
 from spacy_mtl.heads import gold
-from spacy_mtl.heads.gold import get_entity_tags, get_tags, has_same_tokens
+from spacy_mtl.heads.gold import get_cats, get_entity_tags, get_tags, has_same_tokens
 
 VOCAB = spacy.blank("en").vocab
 WORDS = st.sampled_from(["Ada", "in", "New", "York", " ", "\n", "\u200b", "a b", ""]).filter(bool)
@@ -23,8 +24,8 @@ STATES = st.sampled_from(["B-PER", "I-PER", "U-LOC", "O", ""])
 
 def check(example: Example) -> None:
     tags = [tag or 0 for tag in example.get_aligned("TAG")]
-    assert get_tags(example).tolist() == tags
-    assert get_entity_tags(example) == example.get_aligned_ner()
+    assert get_tags(example, "a").tolist() == tags
+    assert get_entity_tags(example, "a") == example.get_aligned_ner()
 
 
 @st.composite
@@ -59,7 +60,7 @@ def test_what_cannot_be_aligned() -> None:
     reference = Doc(VOCAB, words=["New", "York"], tags=["NN", "VB"], ents=["B-LOC", "I-LOC"])
     example = Example(Doc(VOCAB, words=["New York"]), reference)
     assert not has_same_tokens(example)
-    assert get_tags(example).tolist() == [0]
+    assert get_tags(example, "a").tolist() == [0]
     check(example)
 
 
@@ -70,6 +71,20 @@ def test_nothing_is_aligned_without_need(monkeypatch: pytest.MonkeyPatch) -> Non
     class Aligned:
         predicted, reference = example.predicted, example.reference
 
-    assert get_tags(Aligned()).tolist() == [get_string_id("NN"), 0]  # type: ignore[arg-type]
-    assert get_entity_tags(Aligned()) == ["B-LOC", "L-LOC"]  # type: ignore[arg-type]
-    assert gold.get_tags(example).dtype == numpy.uint64
+    assert get_tags(Aligned(), "a").tolist() == [get_string_id("NN"), 0]  # type: ignore[arg-type]
+    assert get_entity_tags(Aligned(), "a") == ["B-LOC", "L-LOC"]  # type: ignore[arg-type]
+    assert gold.get_tags(example, "a").dtype == numpy.uint64
+
+
+def test_labels_for_another_component_are_missing() -> None:
+    reference = Doc(VOCAB, words=["New", "York"], tags=["NN", "NN"], ents=["B-LOC", "I-LOC"])
+    reference.cats = {"travel": 1.0}
+    mark(reference, ["b"])
+    for words in (["New", "York"], ["New York"]):
+        example = Example(Doc(VOCAB, words=words), reference)
+        assert get_tags(example, "a").tolist() == [0] * len(words)
+        assert get_entity_tags(example, "a") == [None] * len(words)
+        assert get_cats(example, "a") == {}
+    assert get_tags(example, "b").tolist() == example.get_aligned("TAG")
+    assert get_entity_tags(example, "b") == example.get_aligned_ner()
+    assert get_cats(example, "b") == {"travel": 1.0}

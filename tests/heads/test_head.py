@@ -10,6 +10,7 @@ import spacy
 from conftest import TEXTS, make_examples
 from spacy.language import Language
 from spacy.tokens import Doc
+from spacy.training import Example
 
 from spacy_mtl.encoder import model as encoder_model
 from spacy_mtl.encoder.model import get_wordpieces
@@ -117,6 +118,26 @@ def test_a_broken_gradient_leaves_the_heads_weights_alone(
     tagger.finish_update(sgd)
     after = output.get_param("W")
     assert numpy.isfinite(after).all() and (after != before).any()
+
+
+def test_empty_docs_keep_no_rows(make_nlp: Callable[..., Language], head: str) -> None:
+    nlp = make_nlp(head)
+    docs = [nlp(""), *nlp.pipe(["", "a", "", ""], batch_size=1), *nlp.pipe(["", ""])]
+    assert not any(doc._.trf_data for doc in docs)
+
+
+@pytest.mark.parametrize("pooling", ["attention", "label_attention"])
+def test_first_docs_without_tokens(
+    make_nlp: Callable[..., Language], head: str, pooling: str
+) -> None:
+    """Sizes come from the labels and the encoder."""
+    config = {"model": {"pooling": pooling}} if head.startswith("textcat") else {}
+    nlp = make_nlp(head, config={head: config}, initialize=False)
+    empty = Example(Doc(nlp.vocab), Doc(nlp.vocab))
+    nlp.initialize(lambda: [empty] * 12 + make_examples(nlp))
+    expected = make_nlp(head, config={head: config})
+    found, same = (pipeline.get_pipe(head).model.to_bytes() for pipeline in (nlp, expected))  # type: ignore[attr-defined]
+    assert found == same
 
 
 # In training

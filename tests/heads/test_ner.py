@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy
 import pytest
+import spacy
 from conftest import make_examples, make_gold
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ def make_ner(
     def forward(model: Model, docs: list[Doc], is_train: bool) -> Any:
         return (scores, numpy.zeros((scores.shape[1],) * 2, dtype="f")), lambda d_scores: []
 
-    output: Model = Linear()
+    output = Linear(1, 1).initialize()
     model: Model = Model("fixed", forward, layers=[output], attrs={"crf": crf})
     model.set_ref("output_layer", output)
     ner = MultiTaskNER(English().vocab, model, scheme=scheme, **cfg)  # type: ignore[arg-type]
@@ -251,7 +252,7 @@ def test_missing_gold():
     assert get_gold(ner, doc, make_doc(ner, tags="- O U-X -")) == ["-", "O", "U-X", "-"]
     assert get_gold(ner, doc, make_doc(ner)) == ["-"] * 4
     assert not ner.has_labels(make_doc(ner))
-    assert get_gold(ner, doc, make_doc(ner, tags="U-X U-Z B-Z L-Z")) == ["U-X", "-", "-", "-"]
+    assert get_gold(ner, doc, make_doc(ner, tags="U-X U-Z B-Z L-Z")) == ["U-X", "O", "O", "O"]
 
 
 def test_no_entities_is_not_missing():
@@ -326,10 +327,26 @@ def test_labels_from_initialize(make_nlp):
     assert losses["ner"] > 0
 
 
-def test_no_types_found(make_nlp):
-    nlp = make_nlp("ner", initialize=False)
-    with pytest.raises(ValueError, match="M033"):
+@pytest.mark.parametrize("crf", [True, False])
+def test_no_types_found(make_nlp, crf, tmp_path):
+    """The head finds nothing, and is silent beside the others, as spaCy's."""
+    nlp = make_nlp("tagger", "ner", config={"ner": {"model": {"crf": crf}}}, initialize=False)
+    with pytest.warns(UserWarning, match=r"W013.*'ner'"):
         nlp.initialize(lambda: make_examples(nlp, "tagger"))
+    ner = nlp.get_pipe("ner")
+    assert ner.labels == () and ner.tags == ["O"]
+    sgd = Adam(0.005)
+    for _ in range(2):
+        losses = nlp.update(make_examples(nlp), sgd=sgd, losses={})
+    assert losses["tagger"] > 0 == losses["ner"]
+    nlp.to_disk(tmp_path)
+    loaded = spacy.load(tmp_path)
+    for pipeline in (nlp, loaded):
+        (doc,) = pipeline.pipe(["Maria Keller flew to Lisbon"])
+        assert doc.has_annotation("ENT_IOB") and not doc.ents and not len(doc.spans["ner"])
+    assert nlp.evaluate(make_examples(nlp))["ents_f"] == 0.0
+    with pytest.raises(ValueError, match=r"M071.*'ner'.*'PERSON'"):
+        loaded.update(make_examples(loaded), sgd=False)
 
 
 def test_new_type_for_a_made_model(make_nlp):

@@ -140,7 +140,7 @@ def test_learns_several_categories_per_doc(make_nlp):
 
 
 def test_they_are_spacys(make_nlp):
-    nlp = make_nlp("textcat", "textcat_multilabel")
+    nlp = make_nlp("textcat", "textcat_multilabel", initialize=False)
     exclusive, multilabel = nlp.get_pipe("textcat"), nlp.get_pipe("textcat_multilabel")
     assert isinstance(exclusive, TextCategorizer)
     assert not isinstance(exclusive, MultiLabel_TextCategorizer)
