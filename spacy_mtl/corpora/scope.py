@@ -17,7 +17,7 @@ class Selective:
     name (str): The component's name.
     peers (Collection[Selective]): All such components of the pipeline, itself included, once an
         `mtl_transformer` before it has linked them.
-    lock (WeightsLock): Held while weights are read or changed. A linked component has its encoder's.
+    lock (WeightsLock): Held while weights are read or changed. An encoder gives its heads its own.
     """
 
     name: str
