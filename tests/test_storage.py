@@ -20,6 +20,8 @@ from spacy_mtl.training.adamw import create_adamw_v1
 
 HEADS = ["tagger", "ner", "textcat", "cats=mtl_textcat_multilabel"]
 LOADS = ("torch.load", "torch.jit.load", "numpy.load")
+# the heads for categories share them
+pytestmark = pytest.mark.filterwarnings("ignore:.W014:UserWarning")
 NAMES = ["transformer", "tagger", "ner", "textcat", "cats"]
 STOP = {
     "@misc": "spacy-mtl.EarlyStopping.v1",

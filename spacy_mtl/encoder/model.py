@@ -139,6 +139,11 @@ class SharedTransformer(TransformerModel):
         shim: Any = self.layers[0].shims[0]
         return shim.lock
 
+    def limit_threads(self) -> None:
+        """Compute on one thread in forked processes and in the workers of a pipeline."""
+        shim: Any = self.layers[0].shims[0]
+        limit_threads(shim.process)
+
     @property
     def device(self) -> torch.device:
         """RETURNS (torch.device): Where the encoder is; the CPU if it has no parameters."""
@@ -320,6 +325,7 @@ def forward(
     model: SharedTransformer, docs: Sequence[Doc], is_train: bool
 ) -> tuple[TokenMatrix, EncoderPass]:
     """Encode all docs in as many forward passes as lengths ask for, and pool to tokens once."""
+    model.limit_threads()
     module = model.transformer
     # Torch's own dropout takes random numbers that all threads share.
     shares = is_train and has_kernels(model) and not is_checkpointing(module)
@@ -338,7 +344,6 @@ def split(
         of them what makes the output of what these return.
     """
     shim: Any = model.layers[0].shims[0]
-    limit_threads(shim.process)
     version = model.lock.version
     if is_train:
         shim.add_adapters()

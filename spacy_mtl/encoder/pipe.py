@@ -92,7 +92,7 @@ class SharedEncoder(SavedPipe, Transformer):
         self.heads, self.known = Linked(), Linked()  # all of spacy-mtl, and all listeners
         self._open = OpenPass()
         self._balancing = WeightsLock()  # of the balancer's state
-        self._named: dict[str, list[Any]] = {}  # listeners by the names of the balancer's state
+        self._named: dict[str, Linked] = {}  # listeners by the names of the balancer's state
         self._has_gradient = False
         self._sourced: list[Any] = []
 
@@ -102,6 +102,10 @@ class SharedEncoder(SavedPipe, Transformer):
         RAISES (ValueError): M073 if it asks for layers that the encoder lacks.
         """
         super().add_listener(listener, component_name)
+        own = self.listener_map[component_name]
+        for other in [known for known in self.known if known.task == component_name]:
+            if other not in own:  # of a component that has been replaced
+                self.known.discard(other)
         listener.task = component_name
         if is_ours(listener):
             listener.sample = {}
@@ -165,20 +169,28 @@ class SharedEncoder(SavedPipe, Transformer):
         those of heads that have left. A new head under an old name begins anew.
         """
         self._link_sourced()
-        if self._named == self.listener_map:
+        named = self._get_names()
+        if self._named == named:
             return
         names = {
             old: task
-            for task, listeners in self.listener_map.items()
+            for task, listeners in named.items()
             for old, known in self._named.items()
-            if any(listener in known for listener in listeners)
+            if not known.isdisjoint(listeners)
         }
         self.balancer.rename(names)
         self.diagnostics.rename(names)
         self._remember_names()
 
     def _remember_names(self) -> None:
-        self._named = {task: list(known) for task, known in self.listener_map.items()}
+        self._named = self._get_names()
+
+    def _get_names(self) -> dict[str, "Linked"]:
+        """RETURNS (Dict[str, Linked]): The listeners of each task, also of disabled components."""
+        named: dict[str, Linked] = {}
+        for listener in self.known:
+            named.setdefault(listener.task, Linked()).add(listener)
+        return named
 
     def _check_width(self, task: str) -> None:
         width = self.model.maybe_get_dim("nO")
@@ -228,6 +240,7 @@ class SharedEncoder(SavedPipe, Transformer):
         """
         error_handler = self.get_error_handler()
         self.check_initialized()
+        self.model.limit_threads()
         workers = WORKERS if isinstance(self.model.ops, NumpyOps) else 1
 
         def split_group(group: tuple[list[Doc], list[Doc]], n_threads: int) -> Any:

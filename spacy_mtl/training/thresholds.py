@@ -52,7 +52,7 @@ def set_threshold(nlp: Language, name: str, threshold: float) -> None:
 
 
 def read_categories(
-    examples: Iterable[Example], labels: Iterable[str]
+    examples: Iterable[Example], labels: Sequence[str]
 ) -> tuple[Floats2d, Floats2d]:
     """RETURNS (Tuple[Floats2d, Floats2d]): The predicted probability of each doc and label, N x L,
     and whether it is right, 1 or 0, nan where that is not known.
@@ -61,7 +61,7 @@ def read_categories(
         [(eg.predicted.cats.get(label, 0.0), eg.reference.cats.get(label)) for label in labels]
         for eg in examples
     ]
-    array = numpy.array(pairs, dtype="float64").reshape(len(pairs), -1, 2)
+    array = numpy.array(pairs, dtype="float64").reshape(len(pairs), len(labels), 2)
     probabilities, gold = array[..., 0], array[..., 1]
     return probabilities, numpy.where(numpy.isnan(gold), gold, gold > 0)
 

@@ -300,7 +300,7 @@ def test_label_only_in_dev(make_config, tmp_path):
     write_docs(tmp_path / "dev.spacy", "dev", more=[doc])
     (finding,) = debug(make_config())
     assert finding.message.startswith("[W220] 'tagger'")
-    assert finding.message.endswith(": XX.")
+    assert "'XX'" in finding.message
 
 
 def test_frozen_head(make_config, tmp_path):

@@ -14,6 +14,8 @@ from spacy_mtl.cli import mtl_cli
 from spacy_mtl.training.thresholds import MACRO, MICRO, find_thresholds
 
 NAME = "textcat_multilabel"
+# the heads of these pipelines share their categories
+pytestmark = pytest.mark.filterwarnings("ignore:.W014:UserWarning")
 
 
 @pytest.fixture

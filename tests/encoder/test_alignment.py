@@ -10,7 +10,7 @@ import spacy
 from conftest import TEXTS, build_encoder, make_examples, make_stock_nlp
 from spacy.language import Language
 
-from spacy_mtl.encoder.model import SharedTransformer
+from spacy_mtl.encoder.model import SharedTransformer, build_shared_transformer_v1
 from spacy_mtl.training.adamw import create_adamw_v1
 
 OLD = "spacy-transformers"
@@ -72,7 +72,7 @@ def test_a_new_encoder(make_nlp: Callable, tmp_path: Path) -> None:
         assert answers(loaded) == answers(each)
     assert answers(nlp) != answers(old)
     with pytest.raises(ValueError, match=r"M058.*'words'"):
-        SharedTransformer("", lambda docs: [], {}, {}, "float32", alignment="words")  # type: ignore[arg-type]
+        build_shared_transformer_v1("", lambda docs: [], alignment="words")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("replaced", [False, True])

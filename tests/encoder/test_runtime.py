@@ -41,17 +41,17 @@ def test_unknown_runtimes(runtime: Any, device: str, known: list[str]) -> None:
 
 @pytest.mark.parametrize("runtime", ["eager", "cpu"])
 def test_eager_calls_torch_itself(make_nlp: Callable[..., Language], runtime: str) -> None:
-    nlp, modes, shapes = make_nlp("tagger", model={"runtime": runtime}), [], []
+    nlp, modes, packed = make_nlp("tagger", model={"runtime": runtime}), [], []
 
     def watch(module: Any, args: Any, kwargs: Any) -> None:
         modes.append(bool(_get_current_function_mode_stack()))
-        shapes.append(kwargs["input_ids"].shape)
+        packed.append("position_ids" in kwargs)
 
     encoder_module(nlp).register_forward_pre_hook(watch, with_kwargs=True)
     nlp.update(make_examples(nlp) * 4)
     list(nlp.pipe([" ".join(TEXTS * 4), TEXTS[0], "x", TEXTS[1]]))
     assert set(modes) == {runtime == "cpu"}
-    assert (1 in {n for n, _ in shapes}) is (runtime == "cpu")  # several lengths in a pass
+    assert any(packed) is (runtime == "cpu")
 
 
 def test_eager_trains_the_same_weights_again(
