@@ -11,7 +11,7 @@ from thinc.layers.concatenate import init as init_layers
 
 from .arguments import Factor, check, checked
 from .encoder.layers import Layers, mix_layers
-from .encoder.matrix import KEY, TokenMatrix, TokenRows, get_rows
+from .encoder.matrix import KEY, TokenMatrix, TokenRows, get_rows, release
 from .errors import Errors
 from .types import Floats2d
 
@@ -79,12 +79,8 @@ def forward(
     layers, grad_factor = model.attrs["layers"], model.attrs["grad_factor"]
     outputs = [row.rows if layers is None else row.get_layers(layers) for row in rows]
     hub = rows[0].hub if rows else None
-    for doc, row in zip(docs, rows, strict=True):
-        # In training the head's own predictions may be annotated after its update.
-        if row.readers is not None and not is_train:
-            row.readers.discard(model.id)
-            if not row.readers:
-                doc.user_data.pop(KEY, None)  # the same doc may be there twice
+    if not is_train:  # in training the head's own predictions may be annotated after its update
+        release(docs, model.id)
 
     def backprop(d_outputs: list[Floats2d]) -> list[Doc]:
         if hub is not None and grad_factor:

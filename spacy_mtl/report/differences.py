@@ -39,7 +39,7 @@ def find_differences(
     records = []
     for key in dict.fromkeys(key for found in facts.values() for key in found):
         component = key.split(".")[1] if key.startswith("components.") else None
-        # A component is compared between those that have it.
+        # Two runs are compared by the components that both have.
         able = [
             n
             for n, (run, *_) in settings.items()
