@@ -41,7 +41,7 @@ STAGES = [
     *("heads", "balancing", "training", "report", "cli"),
 ]
 HEAVY = {"torch", "transformers", "spacy_transformers", "matplotlib"}
-FOLDERS = ["spacy_mtl", "tests", "configs", "assets", "benchmarks"]
+FOLDERS = ["spacy_mtl", "tests", "configs", "assets", "benchmarks", "scripts"]
 SETUP = ConfigParser()
 SETUP.optionxform = str  # type: ignore[assignment]
 SETUP.read(ROOT / "setup.cfg")
