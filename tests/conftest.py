@@ -200,6 +200,15 @@ def make_examples(nlp: Language, *tasks: str) -> list[Example]:
 
 
 @pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads for torch, however many cores there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def no_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     """Output layers start at zero, which hides gradients: let them start elsewhere."""
     monkeypatch.setattr("spacy_mtl.heads.head.zero_init", glorot_uniform_init)

@@ -4,7 +4,7 @@ import os
 import pickle
 import select
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,6 @@ from spacy_mtl.encoder import pipe as pipe_module
 from spacy_mtl.training.adamw import create_adamw_v1
 
 TIME_LIMIT = 60  # seconds that a forked process may take
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import json
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -431,14 +431,6 @@ def test_few_copies_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 # Threads
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def learn(model: Any, seed: int = 0) -> tuple[numpy.ndarray, dict[str, torch.Tensor]]:
