@@ -1,8 +1,8 @@
-"""Install the wheel of a pipeline in a clean environment and ask it something, without a network.
+"""Install the wheel of a pipeline in a clean environment and run it without a network.
 
     python assets/smoke_test.py PIPELINE.whl
 
-The new environment has nothing but the wheel; what the wheel requires is lent to it from the
+The new environment contains only the wheel. The requirements of the wheel are imported from the
 environment that runs this script.
 """
 
@@ -41,12 +41,13 @@ print("loaded from", nlp.path)
 def main(wheel: Path) -> None:
     package = wheel.name.split("-")[0]
     with tempfile.TemporaryDirectory() as folder:
-        venv.create(folder, with_pip=True)
+        venv.create(folder)
         python = Path(folder) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         (site,) = Path(folder).rglob("site-packages")
         lent = sysconfig.get_path("purelib")
         (site / "lent.pth").write_text(f"import site; site.addsitedir({lent!r})\n")
-        pip = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", wheel]
+        pip = [sys.executable, "-m", "pip", "--python", python, "install"]
+        pip += ["--quiet", "--no-index", "--no-deps", wheel]
         offline = {**os.environ, "HF_HUB_OFFLINE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         subprocess.run(pip, check=True, env=offline)
         # away from the project, so that nothing of it is found by chance

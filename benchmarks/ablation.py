@@ -1,9 +1,9 @@
-"""Switch one option of ours at a time, and see what it is worth.
+"""Change one option of spacy-mtl at a time and measure its effect.
 
     python benchmarks/ablation.py gum --data CORPUS_DIR --contenders ours no-crf focal-2
 
-Settings, runs and options are those of accuracy.py. In parentheses stands what an option changes,
-against "ours" with the same seeds.
+Settings, runs and options are those of accuracy.py. The table shows the difference to "ours"
+with the same seeds in parentheses.
 """
 
 from typing import Any
@@ -14,13 +14,13 @@ LISTENER = {"@architectures": "spacy-mtl.TaskListener.v1"}
 
 
 def weigh_units(**settings: Any) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): Which tokens and docs count; the CRF's are not told apart."""
+    """RETURNS (Dict[str, Any]): A loss that weights tokens and docs, but not for the CRF."""
     loss = {"@misc": "spacy-mtl.UnitLoss.v1", **settings}
     return {"components.tagger.loss": loss, "components.textcat.loss": loss}
 
 
 def set_listener(**settings: Any) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What stands between the encoder and the entities' head."""
+    """RETURNS (Dict[str, Any]): The layers between the encoder and the head for entities."""
     return {"components.ner.model.tok2vec": settings}
 
 

@@ -1,14 +1,16 @@
-"""Train stock spaCy and spacy-mtl on the same batches and compare what they score.
+"""Train stock spaCy and spacy-mtl on the same batches and compare their scores.
 
     python benchmarks/accuracy.py gum --data CORPUS_DIR --seeds 0 1 2 --updates 950
 
-CORPUS_DIR holds {name}_{train,dev,test}.spacy, as `python -m spacy mtl convert` writes them.
-"tags" is ours with the weights 2 : 3 : 0.1, "intents" with more for the categories and label
-attention, "even" with all weights 1; "single" trains each task alone, for as many updates. With
-`--grid 1e-4 2e-4 3e-4` each contender has the learning rate (of stock its one, of ours the
-encoder's) whose mean of the dev scores is the highest with the first seed. Each run is a process
-of its own, so that memory can be told apart; what is done is kept in the results file, and a second
-call does only the rest. Other arguments override the config, as for `spacy train`.
+CORPUS_DIR contains {name}_{train,dev,test}.spacy, written by `python -m spacy mtl convert`. The
+contenders are "stock"; "ours", with the weights of the config; "tags", with the weights 2 : 3 :
+0.1; "intents", with a higher weight for the categories and with label attention; "even", with all
+weights 1; and "single", one model per task with the same number of updates.
+
+With `--grid 1e-4 2e-4 3e-4` each contender gets the learning rate with the best mean dev score for
+the first seed (for stock its only rate, for ours that of the encoder). Each run is a process, so
+that its memory can be measured. The results file keeps all results, and a second call makes only
+the missing runs. Other arguments override the config, as for `spacy train`.
 """
 
 from runs import SCORES, SINGLE, Contender, compare

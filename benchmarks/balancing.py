@@ -1,9 +1,9 @@
-"""Compare ways of balancing the tasks with each other and with training each task alone.
+"""Compare the balancers with each other and with training each task alone.
 
     python benchmarks/balancing.py gum --data CORPUS_DIR --seeds 0 1 2 --updates 950 --limit 2000
 
-Settings, runs and options are those of accuracy.py: same config, same batches, another balancer.
-"weights" is the config as it is, "plain" the sum of the losses, "single" each task alone.
+Settings, runs and options are those of accuracy.py, with the same config and batches. "weights" is
+the balancer of the config, "plain" the sum of the losses, "single" each task alone.
 """
 
 from runs import SINGLE, Contender, compare

@@ -1,9 +1,9 @@
-"""Stream docs through a pipeline and see whether the memory grows.
+"""Stream docs through a pipeline and measure the growth of its memory.
 
     python benchmarks/memory.py PIPELINE CORPUS.spacy --docs 10000
 
-Prints words per second and the highest memory of the process after a tenth of the docs and after
-all of them.
+Prints words per second, and the peak memory of the process after a tenth of the docs and after all
+docs.
 """
 
 import argparse

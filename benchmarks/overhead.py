@@ -1,9 +1,9 @@
-"""What it costs to look at the tasks' gradients: the time of an update with each balancer.
+"""Measure the time of an update with each balancer.
 
     python benchmarks/overhead.py --data CORPUS_DIR
 
-Three heads of configs/mtl_cpu.cfg on batches of GUM. One process, in which the balancers take turns
-batch by batch; medians, in percent of an update with fixed weights.
+Trains the three heads of configs/mtl_cpu.cfg on batches of GUM. The balancers take turns batch by
+batch in one process. Prints medians, and their difference to fixed weights in percent.
 """
 
 import argparse
@@ -55,10 +55,10 @@ def main() -> None:
             nlp.update(batches[i % len(batches)], sgd=training["optimizer"], drop=0.1)
             encoder.flush()
             training["optimizer"].step_schedules()
-            if i:  # the first compiles
+            if i:  # the first update compiles
                 times[name].append(time.perf_counter() - start)
     for name, found in times.items():
-        # Of the same batch, whatever its size.
+        # Ratios are taken per batch, because batches have different sizes.
         share = median(a / b for a, b in zip(found, times[FIXED], strict=True))
         print(f"| {name} | {1000 * median(found):.0f} ms | {100 * share - 100:+.1f} % |")
 

@@ -1,10 +1,10 @@
-"""Words per second of EDS-NLP with a CRF for entities, in an environment of its own.
+"""Measure the words per second of EDS-NLP with a CRF for entities, in its own environment.
 
     pip install torch "edsnlp[ml]==0.23.0"
     python benchmarks/peer.py ENCODER_DIR CORPUS.spacy --merge 1 --threads 2
 
-ENCODER_DIR is a Hugging Face folder with the weights of the pipeline that is compared. The head has
-the labels of the corpus and is not trained, which does not change what it computes.
+ENCODER_DIR is a Hugging Face folder with the encoder's weights of the pipeline to compare with. The
+head has the labels of the corpus. It is not trained, which does not change its speed.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
             nlp, batch_size=f"{args.batch_words} words"
         )
         n_words = sum(len(doc) for doc in stream)
-        if repeat:  # the first one warms up
+        if repeat:  # the first run warms up
             print(n_words / (time.perf_counter() - start), flush=True)
 
 

@@ -1,6 +1,6 @@
-"""Trainings to be compared: the same batches, each training a process of its own.
+"""Runs training processes on the same batches and compares their scores.
 
-What accuracy.py, balancing.py and ablation.py share.
+Shared by accuracy.py, balancing.py and ablation.py.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 SCORES = {"tagger": "tag_acc", "ner": "ents_f", "textcat": "cats_score"}
-# The corpora of each setting, and the tasks whose labels they give.
+# The corpora of each setting, with the tasks that they have labels for.
 SETTINGS = {
     "gum": {"gum": [*SCORES]},
     "ewt": {"ewt": [*SCORES]},
@@ -29,11 +29,11 @@ SETTINGS = {
 
 
 class Contender(NamedTuple):
-    """What a training has that others have not.
+    """A variant of the training run.
 
-    changes (Dict[str, Any]): To its config, by the path of the setting.
-    task (str): The only one to train, or none for all together.
-    config (str): The name of its config.
+    changes (Dict[str, Any]): Changes to the config, by the path of the setting.
+    task (str): The only task to train. If empty, all tasks are trained together.
+    config (str): The file name of the config.
     rate (str): The path of the learning rate that --grid tries.
     """
 
@@ -43,19 +43,19 @@ class Contender(NamedTuple):
     rate: str = "training.optimizer.encoder_learn_rate.initial_rate"
 
 
-# Each task alone, one row of the table.
+# One model per task. The table has one row for all of them.
 SINGLE = {f"single-{task}": Contender(task=task) for task in SCORES}
 
 
 def compare(
     description: str | None, contenders: dict[str, Contender], results: str, against: str = ""
 ) -> None:
-    """Do what the command line says: train, each contender with each seed, and print the table.
+    """Run a benchmark script: train each contender with each seed, and print the table.
 
-    description (str): The script's.
-    contenders (Dict[str, Contender]): By name.
-    results (str): The file that keeps the results by default.
-    against (str): The contender to which the others' differences are shown.
+    description (str): The docstring of the script.
+    contenders (Dict[str, Contender]): The contenders by name.
+    results (str): The default path of the results file.
+    against (str): The contender that the others are compared with.
     """
     rows = list(dict.fromkeys(map(get_row, contenders)))
     parser = argparse.ArgumentParser(
@@ -68,7 +68,7 @@ def compare(
     parser.add_argument("--updates", type=int, default=950)
     parser.add_argument("--grid", nargs="+", type=float, default=[], metavar="RATE")
     parser.add_argument(
-        "--limit", type=int, default=0, help="docs of each training corpus, kept beside it; 0: all"
+        "--limit", type=int, default=0, help="docs per training corpus, saved next to it; 0: all"
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gpu-id", type=int, default=-1)
@@ -89,7 +89,7 @@ def compare(
     ]
 
     def do(name: str, seed: int, rate: float | None) -> dict:
-        """RETURNS (dict): The result of a run, which is made unless it is known."""
+        """RETURNS (dict): The result of a run, from the results file if it is there."""
         job = {
             "setting": args.setting,
             "contender": name,
@@ -109,7 +109,7 @@ def compare(
         with ThreadPoolExecutor(args.jobs) as pool:
             return list(pool.map(lambda job: do(*job), jobs))
 
-    # Of each contender the rate that is best on dev with the first seed.
+    # Each contender gets the rate with the best dev score for the first seed.
     tried = do_all((name, args.seeds[0], rate) for name in names for rate in args.grid)
     rates = {r["contender"]: r["rate"] for r in sorted(tried, key=get_dev_mean)}
     found = do_all((name, seed, rates.get(name)) for seed in args.seeds for name in names)
@@ -117,7 +117,7 @@ def compare(
 
 
 def run(args: argparse.Namespace, contender: Contender, job: dict[str, Any]) -> dict:
-    """RETURNS (dict): The job, what the contender scored, and what it took."""
+    """RETURNS (dict): The job with the contender's scores, time and memory."""
     import torch
     from spacy.cli._util import setup_gpu
     from spacy.training import Corpus
@@ -130,14 +130,14 @@ def run(args: argparse.Namespace, contender: Contender, job: dict[str, Any]) -> 
     if args.one_dnn:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
     nlp = init_nlp(make_config(args.data, contender, job), use_gpu=args.gpu_id)
-    # The labels are known now: from here on all read the same endless stream.
+    # The labels are collected now. From here on all contenders read the same endless stream.
     nlp.config["training"]["max_epochs"] = -1
     nlp.config["corpora"]["train"]["epochs"] = 0
     parts = [job[key] for key in ("setting", "contender", "seed", "rate") if job[key] is not None]
     out = args.save / "-".join(map(str, parts)) if args.save else None
     if out:
         out.mkdir(parents=True, exist_ok=True)
-    # Evaluated once, in the first update, which the clock leaves out.
+    # Only the first update evaluates, and the clock leaves it out.
     nlp.config["training"]["eval_frequency"] = job["updates"] + 1
     T = nlp.config.interpolate()["training"]
     T = registry.resolve({"batcher": T["batcher"], "optimizer": T["optimizer"]})
@@ -168,7 +168,7 @@ def run(args: argparse.Namespace, contender: Contender, job: dict[str, Any]) -> 
 
 
 def make_config(folder: Path, contender: Contender, job: dict[str, Any]) -> Any:
-    """RETURNS (Config): The contender's config for a job, which still reads its corpora once."""
+    """RETURNS (Config): The contender's config for a job. It reads its corpora once, for labels."""
     from spacy.cli._util import parse_config_overrides
     from spacy.util import load_config, set_dot_to_object
 
@@ -196,7 +196,7 @@ def make_config(folder: Path, contender: Contender, job: dict[str, Any]) -> Any:
 
 
 class Clock:
-    """A batcher that notes when each batch was asked for, and its words."""
+    """A batcher that records the start time and the words of each batch."""
 
     def __init__(self, batcher: Any) -> None:
         self.batcher = batcher
@@ -211,7 +211,7 @@ class Clock:
 
 
 def keep_tasks(config: dict[str, Any], tasks: list[str]) -> None:
-    """Take out all heads but those of some tasks. A task that is alone has the weight 1."""
+    """Remove the heads of all other tasks. A single task gets the weight 1."""
     config["nlp"]["pipeline"] = ["transformer", *tasks]
     config["components"] = {n: config["components"][n] for n in config["nlp"]["pipeline"]}
     balancer = config["components"]["transformer"].get("balancer", {})
@@ -223,7 +223,7 @@ def keep_tasks(config: dict[str, Any], tasks: list[str]) -> None:
 def train_corpus(
     folder: Path, tasks: dict[str, list[str]], seed: int, limit: int
 ) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): The reader of corpora, each with the labels of its tasks."""
+    """RETURNS (Dict[str, Any]): A reader of several corpora, each with the labels of its tasks."""
     paths = {name: folder / f"{name}_train" for name in tasks}
     mixed: dict[str, Any] = {
         "@readers": "spacy-mtl.MixedCorpus.v1",
@@ -238,7 +238,7 @@ def read_corpus(path: Path) -> dict[str, Any]:
 
 
 def cut(path: Path, limit: int) -> Path:
-    """RETURNS (Path): A corpus beside another, with so many of its docs, from all over it."""
+    """RETURNS (Path): A corpus with `limit` docs, evenly sampled from another, saved next to it."""
     from spacy import blank
     from spacy.tokens import DocBin
 
@@ -253,7 +253,7 @@ def cut(path: Path, limit: int) -> Path:
 
 
 def get_corpora(setting: str, task: str = "") -> dict[str, list[str]]:
-    """RETURNS (Dict[str, List[str]]): The tasks, or only one, of each corpus that has any."""
+    """RETURNS (Dict[str, List[str]]): The tasks of each corpus, or one task and its corpora."""
     kept = {n: [t for t in tasks if task in ("", t)] for n, tasks in SETTINGS[setting].items()}
     return {name: tasks for name, tasks in kept.items() if tasks}
 
@@ -268,7 +268,7 @@ def get_dev_mean(result: dict) -> float:
 
 
 def find(path: Path, job: dict[str, Any]) -> list[dict]:
-    """RETURNS (List[dict]): What is known of a job."""
+    """RETURNS (List[dict]): The results of a job in the results file."""
     lines = path.read_text().splitlines() if path.exists() else []
     results = map(json.loads, lines)
     return [r for r in results if all(r.get(key) == value for key, value in job.items())]
@@ -281,8 +281,8 @@ def append(path: Path, result: dict) -> None:
 
 
 def table(results: list[dict], tasks: list[str], against: str = "") -> str:
-    """RETURNS (str): Markdown: means and, over several seeds, standard deviations in points; in
-    parentheses the mean difference to the contender `against` with the same seeds.
+    """RETURNS (str): A Markdown table of means and standard deviations over the seeds, in points.
+    In parentheses is the mean difference to the contender `against` with the same seeds.
     """
     scores = [f"{part}_{SCORES[task]}" for part in ("dev", "test") for task in tasks]
     scores.append("test_mean")
@@ -308,7 +308,7 @@ def table(results: list[dict], tasks: list[str], against: str = "") -> str:
 
 
 def join(runs: list[dict]) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What one run had, or with each task alone all of them in turn."""
+    """RETURNS (Dict[str, Any]): The scores and costs of one run, or of one run per task."""
     scores = {k: 100 * v for r in runs for k, v in r.items() if k.startswith(("dev_", "test_"))}
     return {
         **scores,

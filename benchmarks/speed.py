@@ -1,11 +1,11 @@
-"""How fast spacy-mtl is, against stock spacy-transformers and against the encoder alone.
+"""Compare the speed of spacy-mtl with stock spacy-transformers and with the encoder alone.
 
     python benchmarks/speed.py PIPELINE --data CORPUS_DIR
 
 PIPELINE is a trained pipeline of configs/mtl_cpu.cfg (or mtl_gpu.cfg with --device cuda). Every
-contender is a process of its own, with the encoder's weights from PIPELINE; they take turns, so
-that what else the machine does falls on all of them. Prints the table and writes it as Markdown
-and JSON. CORPUS_DIR holds {gum,ewt}_test.spacy and gum_train.spacy.
+contender is a process with the encoder's weights from PIPELINE. The contenders take turns, so that
+other jobs on the machine affect all of them. Prints the table and writes it as Markdown and JSON.
+CORPUS_DIR contains {gum,ewt}_test.spacy and gum_train.spacy.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
-from functools import partial
 from importlib.metadata import version
 from itertools import chain, cycle, islice
 from multiprocessing import get_context
@@ -191,7 +190,7 @@ def startup(args: argparse.Namespace) -> Iterable[dict]:
     yield row("spacy.load, seconds", load, "stock", stock)
 
 
-# spaCy finds no entry points of a hidden package. What the looking costs, it costs for "-" too.
+# Hides the entry points of a package from spaCy. With "-" nothing is hidden, at the same cost.
 IMPORT = """
 import importlib.metadata as m
 found = m.Distribution.entry_points.fget
@@ -203,7 +202,7 @@ import spacy
 
 
 def scores(args: argparse.Namespace) -> Iterable[dict]:
-    """What bfloat16 costs in points, and how far features are from stock's at its spans."""
+    """Measure the score difference of bfloat16, and the feature difference to stock."""
     from spacy.training import Corpus
 
     found = {}
@@ -255,7 +254,7 @@ class Contenders:
         pool = ProcessPoolExecutor(1, get_context("spawn"))
         self.pools[name] = pool
         self.starting.append(pool.submit(begin, load, self.args, self.texts, settings))
-        if self.args.device == "cpu":  # where ours finds out at its start what is fastest
+        if self.args.device == "cpu":  # warm up one after the other
             self.wait()
 
     def wait(self) -> None:
@@ -278,7 +277,7 @@ class Contenders:
         return {name: pool.submit(peak_mb).result() for name, pool in self.pools.items()}
 
 
-# What runs in a contender's process.
+# Functions that run in a contender's process.
 
 STATE: dict[str, Any] = {}
 
@@ -304,7 +303,7 @@ def go() -> float:
 
 
 def peak_mb() -> float:
-    """RETURNS (float): Of the process, or of its memory on a GPU."""
+    """RETURNS (float): The peak memory of the process, or on a GPU that of its tensors."""
     import torch
 
     if torch.cuda.is_initialized():
@@ -335,7 +334,7 @@ def load_ours(
     nlp = prepare(args).load(args.pipeline, exclude=[h for h in HEADS if h not in only])
     nlp.get_pipe("transformer").model.attrs["precision"] = precision
     for i, head in zip(range(n_heads - len(HEADS)), cycle(HEADS), strict=False):
-        source = prepare(args).load(args.pipeline)  # another each time: a pipe is not copied
+        source = prepare(args).load(args.pipeline)  # a new one each time: pipes are not copied
         nlp.add_pipe(head, name=f"{head}_{i}", source=source)
     nlp._link_components()
     return nlp
@@ -347,7 +346,7 @@ def load_stock(
     one_dnn: bool = False,
     mixed_precision: bool = False,
 ) -> Any:
-    """Stock spaCy's components over the same weights of the encoder."""
+    """RETURNS (Language): Stock spaCy's components with the same encoder weights."""
     spacy = prepare(args, one_dnn)
     from spacy.training.initialize import init_nlp
 
@@ -359,30 +358,22 @@ def load_stock(
 
 
 def load_bare(args: argparse.Namespace, precision: Any) -> Any:
-    """The encoder alone, as fast as it goes: from text to hidden states, without docs or heads."""
+    """RETURNS (Callable): Runs the encoder alone, from text to hidden states, without docs."""
     import torch
 
-    from spacy_mtl.encoder.ahead import WORKERS, run_at_once
-    from spacy_mtl.encoder.model import encode, get_batches, share
-    from spacy_mtl.encoder.packing import can_pack, make_passes
-    from spacy_mtl.encoder.precision import get_dtype
-    from spacy_mtl.encoder.wordpieces import Wordpieces, cut, offsets, tokenize
+    from spacy_mtl.encoder.model.forward import Encoding
+    from spacy_mtl.encoder.model.wordpieces import Wordpieces, cut, offsets, tokenize
+    from spacy_mtl.encoder.runtime.cpu.threads import WORKERS, run_parallel
 
     model = load_ours(args, precision).get_pipe("transformer").model
-    on_cpu, none = args.device == "cpu", offsets([])
-    n_threads = WORKERS if on_cpu else 1
-    budget = model.attrs["max_batch_items"] if on_cpu and can_pack(model.transformer) else 0
+    none, n_threads = offsets([]), WORKERS if args.device == "cpu" else 1
 
     def run(texts: Texts) -> float:
         start = time.perf_counter()
         strings = ["".join(w + " " * s for w, s in zip(*text, strict=True)) for text in texts]
         lengths, ids, _, _ = tokenize(model.tokenizer, strings)
         pieces = Wordpieces(ids, cut(lengths, 200), none, none)
-        batches = share(get_batches(model, pieces, n_threads), n_threads)
-        passes = [make_passes(part, budget) for part in batches]
-        dtype = get_dtype(precision, model.transformer.device)
-        hidden = torch.empty(len(ids), model.get_dim("nO"), dtype=dtype, device=args.device)
-        run_at_once([partial(encode, model, pieces, part, (), None, hidden) for part in passes])
+        run_parallel(Encoding(model, [], n_threads, pieces=pieces).jobs)
         if args.device == "cuda":
             torch.cuda.synchronize()
         return sum(len(words) for words, _ in texts) / (time.perf_counter() - start)
@@ -400,7 +391,7 @@ def load_training(
     one_dnn: bool = False,
     mixed_precision: bool = False,
 ) -> Any:
-    """RETURNS (Callable): Makes six updates, as `spacy train` does, and returns words/s."""
+    """RETURNS (Callable): Makes six updates like `spacy train` and returns words/s."""
     prepare(args, one_dnn)
     from spacy.training.initialize import init_nlp
     from spacy.util import registry
@@ -432,14 +423,14 @@ def load_training(
             T["optimizer"].step_schedules()
         return sum(len(eg) for batch in six for eg in batch) / (time.perf_counter() - start)
 
-    # A training has hundreds of updates, and the first ones wait for memory and compiled code.
+    # Warm up: the first updates wait for memory and compiled code.
     for _ in range(3):
         run([])
     return run
 
 
 def join(examples: list[Any]) -> Any:
-    """RETURNS (Example): All as one doc, which has the categories of the first."""
+    """RETURNS (Example): One example from all of them, with the categories of the first."""
     from spacy.tokens import Doc
     from spacy.training import Example
 
@@ -485,7 +476,7 @@ def feature_difference(args: argparse.Namespace) -> float:
 
 
 def read(path: Path, merge: int) -> Texts:
-    """RETURNS (List[Tuple[List[str], List[bool]]]): Words and spaces of docs, so many in one."""
+    """RETURNS (List[Tuple[List[str], List[bool]]]): Words and spaces of `merge` docs each."""
     import spacy
     from spacy.tokens import DocBin
 

@@ -1,4 +1,4 @@
-"""One way to check the arguments of registered functions: types, choices and ranges of numbers."""
+"""Checks the arguments of registered functions: types, choices and ranges of numbers."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -36,10 +36,10 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers that an argument may have.
+    """A range of finite numbers, used in annotations: `Annotated[float, Range(0, 1)]`.
 
     least, most (float): The bounds.
-    above, below (bool): Whether the argument must be greater than `least`, or less than `most`.
+    above, below (bool): Whether `least` or `most` itself is outside the range.
     """
 
     least: float = 0
@@ -51,18 +51,22 @@ class Range:
         bounds = ">" if self.above else ">=", "<" if self.below else "<="
         return f"{bounds[0]} {self.least:.10g} and {bounds[1]} {self.most:.10g}"
 
-    def holds(self, value: Any) -> bool:
+    def contains(self, value: float) -> bool:
         is_in = self.least <= value <= self.most
-        is_open = (self.above and value == self.least) or (self.below and value == self.most)
-        return is_in and not is_open
+        is_excluded = (self.above and value == self.least) or (self.below and value == self.most)
+        return is_in and not is_excluded
 
-    def check(self, function: str, name: str, value: Any) -> float:
-        """Check a number that does not come as an argument, such as the next one of a schedule.
+    def check(self, function: str, name: str, value: object) -> float:
+        """Check a number that is not an argument, such as the next value of a schedule.
 
+        function (str): The registered name, for the message.
+        name (str): The name of the number, for the message.
+        value (object): The number.
         RETURNS (float): The number.
-        RAISES (ValueError): M058 if it is none, or outside the range.
+        RAISES (ValueError): M058 if the value is not a number or is outside the range.
         """
         check(function, name, value, Annotated[float, self])
+        assert isinstance(value, Real)
         return float(value)
 
 
@@ -71,15 +75,14 @@ Size = Annotated[int, Range(1, 65536)]  # of arrays that are allocated
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Rate = Annotated[float, Range(0, 1, below=True)]  # of dropout, smoothing, decay
 Share = Annotated[float, Range(0, 1)]
-Factor = Annotated[float, Range(-1000, 1000)]  # of a gradient, which may be turned round
+Factor = Annotated[float, Range(-1000, 1000)]  # of a gradient; negative values reverse it
 
 
 def checked(function: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a registered function: its arguments are checked against its annotations, in which
-    `Annotated[float, Range(0, 1)]` gives a range.
+    """Decorate a registered function, so that its arguments are checked against its annotations.
 
     function (str): The registered name, for messages.
-    RAISES (ValueError): M058, from the decorated function, if an argument does not fit.
+    RETURNS (Callable): The decorator. The decorated function raises M058 for a wrong argument.
     """
 
     def decorate(build: Callable[P, R]) -> Callable[P, R]:
@@ -91,16 +94,22 @@ def checked(function: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 check(function, name, value, hints[name])
             return build(*args, **kwargs)
 
-        # spaCy looks for a factory's arguments with getfullargspec, which reads this only
+        # spaCy inspects factories with getfullargspec, which reads only __signature__
         check_and_build.__signature__ = signature  # type: ignore[attr-defined]
         return check_and_build
 
     return decorate
 
 
-def check(function: str, name: str, value: Any, expected: Any) -> None:
-    """RAISES (ValueError): M058 unless the value is of the type, one of the choices, or in the
-    range.
+def check(function: str, name: str, value: object, expected: object) -> None:
+    """Check one argument.
+
+    function (str): The registered name, for the message.
+    name (str): The name of the argument, for the message.
+    value (object): The argument.
+    expected (object): Its annotation.
+    RAISES (ValueError): M058 if the value has another type, is none of the choices or is outside
+        the range.
     """
     origin, args = get_origin(expected), get_args(expected)
     if origin is dict and isinstance(value, dict) and all(fits(key, args[0]) for key in value):
@@ -114,14 +123,14 @@ def check(function: str, name: str, value: Any, expected: Any) -> None:
         )
 
 
-def fits(value: Any, expected: Any) -> bool:
-    """RETURNS (bool): Whether a value is what an annotation asks for."""
+def fits(value: object, expected: object) -> bool:
+    """RETURNS (bool): Whether a value conforms to an annotation."""
     origin, args = get_origin(expected) or expected, get_args(expected)
     if origin is Any:
         return True
     if origin is Annotated:
         base, *ranges = args
-        return fits(value, base) and all(numbers.holds(value) for numbers in ranges)
+        return fits(value, base) and all(numbers.contains(value) for numbers in ranges)
     if origin in (Union, UnionType):
         return any(fits(value, choice) for choice in args)
     if origin is Literal:
@@ -139,8 +148,8 @@ def fits(value: Any, expected: Any) -> bool:
     return not isinstance(origin, type) or isinstance(value, origin)
 
 
-def describe(expected: Any) -> str:
-    """RETURNS (str): What an annotation asks for, in words."""
+def describe(expected: object) -> str:
+    """RETURNS (str): The values that an annotation allows, in words."""
     origin, args = get_origin(expected) or expected, get_args(expected)
     if origin is Annotated:
         return " ".join([describe(args[0]), *map(str, args[1:])])

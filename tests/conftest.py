@@ -1,20 +1,29 @@
 """Tiny encoders of several families, made on the spot, and a few labelled texts."""
 
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
+
+import catalogue
 import numpy
 import pytest
 import spacy
 import torch
 from hypothesis import settings
+from spacy.cli._util import app
+from spacy.lang.en import English
+from spacy.lang.tokenizer_exceptions import BASE_EXCEPTIONS
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
-from spacy.util import fix_random_seed
+from spacy.util import fix_random_seed, registry
 from thinc.api import glorot_uniform_init
 from tokenizers import (
     Tokenizer,
@@ -26,14 +35,35 @@ from tokenizers import (
     trainers,
 )
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
-from spacy_mtl.encoder import attention, kernels, onednn
-from spacy_mtl.encoder import model as encoder_model
-from spacy_mtl.encoder.cpu import KernelChoice, get_cpu, use_choice
-from spacy_mtl.encoder.levels import EncoderPass
+from spacy_mtl.encoder.model import transformer as encoder_model
+from spacy_mtl.encoder.model.backward import EncoderPass
+from spacy_mtl.encoder.runtime.base import Part
+from spacy_mtl.encoder.runtime.cpu import attention, kernels, linear
+from spacy_mtl.encoder.runtime.cpu import runtime as cpu_runtime
+from spacy_mtl.encoder.runtime.cpu.capability import KernelChoice, get_cpu, use_choice
+from spacy_mtl.encoder.runtime.eager import EagerRuntime
 
-settings.register_profile("busy", deadline=None)  # machines that test have other things to do
+settings.register_profile("busy", deadline=None)  # test machines are often under load
 settings.load_profile("busy")
+# The tests run in one process per core, so each process, and each one it starts, has one thread.
+# Tests of several threads use the fixture `two_threads`.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+# A pipeline with the 1,300 tokenizer exceptions of English takes twice as long to make and load.
+English.Defaults.tokenizer_exceptions = BASE_EXCEPTIONS
+
+
+class CachedEntryPoints:
+    """Finds the entry points of a group once. spaCy asks for them hundreds of times per pipeline,
+    and each time the original goes through those of all installed packages.
+    """
+
+    select = staticmethod(cache(catalogue.AVAILABLE_ENTRY_POINTS.select))
+
+
+catalogue.AVAILABLE_ENTRY_POINTS = CachedEntryPoints()
 
 WIDTH = 32
 TEXTS = [
@@ -71,6 +101,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "xlm-roberta": ("roberta", {"max_position_embeddings": 514}),
     "deberta": ("roberta", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
     "albert": ("albert", {"embedding_size": 16}),
+    "modernbert": (
+        "roberta",
+        {
+            **{"local_attention": 16, "global_attn_every_n_layers": 2},
+            **{"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2},
+        },
+    ),
 }
 
 
@@ -144,8 +181,24 @@ def build_encoder(family: str, folder: Path, dropout: float = 0.0) -> Path:
     return folder
 
 
+def run_spacy(*args: str) -> str:
+    """Run a command of `python -m spacy` in this process, which has imported torch already.
+
+    RETURNS (str): The output.
+    """
+    registry.cli.get_all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = CliRunner().invoke(app, args, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
 def watch_encoder(monkeypatch: pytest.MonkeyPatch) -> list[Doc]:
-    """RETURNS (List[Doc]): Gets the docs that are encoded from now on, as often as they are."""
+    """Record encoded docs, once per pass.
+
+    RETURNS (List[Doc]): The record. Grows with each pass of an encoder.
+    """
     seen: list[Doc] = []
     get_wordpieces = encoder_model.get_wordpieces
 
@@ -158,26 +211,26 @@ def watch_encoder(monkeypatch: pytest.MonkeyPatch) -> list[Doc]:
 
 
 def make_pass(features: torch.Tensor, module: torch.nn.Module) -> EncoderPass:
-    """As if each row were a wordpiece, and each wordpiece a token."""
+    """Make the pass of an encoder with one wordpiece per token: the given features."""
     hidden = features.detach().requires_grad_()
-    part = [(torch.arange(len(features)), features)]
-    return EncoderPass(hidden * 1, hidden, [part], module)
+    part = Part([torch.arange(len(features))], [features])
+    return EncoderPass(hidden * 1, hidden, [part], module, EagerRuntime("cpu"))
 
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a tiny BERT without dropout."""
+    """Return the folder of a tiny BERT without dropout."""
     return str(build_encoder("bert", tmp_path_factory.mktemp("bert")))
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(scope="session", params=FAMILIES)
 def any_encoder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a tiny encoder of each family in turn."""
+    """Return the folder of a tiny encoder, for each family."""
     return str(build_encoder(request.param, tmp_path_factory.mktemp(request.param)))
 
 
 def make_gold(vocab: Any, i: int, tasks: tuple[str, ...] = ("tagger", "ner", "textcat")) -> Doc:
-    """The i-th labelled text, with the labels of some tasks only."""
+    """Make the i-th labelled text with the labels of some tasks."""
     doc = Doc(vocab, words=TEXTS[i].split())
     if "tagger" in tasks:
         for token, tag in zip(doc, TAGS[i], strict=True):
@@ -194,14 +247,14 @@ def chars(doc: Doc, start: int, end: int) -> tuple[int, int]:
 
 
 def make_examples(nlp: Language, *tasks: str) -> list[Example]:
-    """All labelled texts, with the labels of the given tasks, by default of all."""
+    """Make all labelled texts with the labels of the given tasks. Default: all tasks."""
     golds = [make_gold(nlp.vocab, i, tasks or ("tagger", "ner", "textcat")) for i in range(4)]
     return [Example(Doc(nlp.vocab, words=[t.text for t in gold]), gold) for gold in golds]
 
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    """Two threads for torch, however many cores there are."""
+    """Have torch use two threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -210,17 +263,17 @@ def two_threads() -> Iterator[None]:
 
 @pytest.fixture
 def no_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output layers start at zero, which hides gradients: let them start elsewhere."""
-    monkeypatch.setattr("spacy_mtl.heads.head.zero_init", glorot_uniform_init)
+    """Initialize output layers at random. Zeros would hide gradients."""
+    monkeypatch.setattr("spacy_mtl.heads.layers.zero_init", glorot_uniform_init)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_nlp(encoder: str) -> Callable[..., Language]:
-    """A function that makes an initialized pipeline.
+    """Return a function that makes an initialized pipeline.
 
-    pipes (str): The heads in order, of `mtl_` factories unless the factory is given as
-        "name=factory". The encoder `transformer` comes first.
-    balancer (Dict[str, Any]): The plain sum unless another is given, not the default.
+    pipes (str): The heads in order, "name" for the factory `mtl_name` or "name=factory". The
+        encoder `transformer` is added before them.
+    balancer (Dict[str, Any]): Default: the plain sum, which is not the factory's default.
     """
 
     def make(
@@ -277,8 +330,8 @@ STOCK_MODELS: dict[str, dict[str, Any]] = {
 def make_stock_nlp(
     encoder: str, *pipes: str, factory: str = "transformer", initialize: bool = True
 ) -> Language:
-    """A pipeline of stock heads behind stock `transformer` or, with the plain sum, behind
-    `mtl_transformer`.
+    """Make a pipeline of stock heads over `transformer`, or over `mtl_transformer` with the plain
+    sum as its balancer.
     """
     fix_random_seed(0)
     nlp = spacy.blank("en")
@@ -303,7 +356,7 @@ def encoder_module(nlp: Language) -> torch.nn.Module:
 
 
 def encoder_gradient(nlp: Language) -> numpy.ndarray:
-    """All gradients of the encoder in one array, zeros where there is none."""
+    """Return all gradients of the encoder in one array. A missing gradient gives zeros."""
     return numpy.concatenate(
         [
             (torch.zeros_like(p) if p.grad is None else p.grad).numpy().ravel().copy()
@@ -313,12 +366,12 @@ def encoder_gradient(nlp: Language) -> numpy.ndarray:
 
 
 def encoder_weights(nlp: Language) -> bytes:
-    """The encoder's weights, byte by byte."""
+    """Return the bytes of the encoder's weights."""
     return b"".join(p.detach().numpy().tobytes() for p in encoder_module(nlp).parameters())
 
 
 def linear_unpacked(x, weight, bias, then="none"):
-    """What kernels.linear_packed computes, with weights that are not packed."""
+    """Compute the result of kernels.linear_packed with weights that are not packed."""
     y = torch.nn.functional.linear(x, weight, bias)
     return torch.nn.functional.gelu(y) if then == "gelu" else y
 
@@ -328,10 +381,13 @@ def normal(*shape: int, seed: int = 0) -> Any:
 
 
 def one_dnn_rounds() -> bool:
-    """Whether this CPU computes bfloat16 where oneDNN may, or torch does not know the setting."""
+    """Tell whether oneDNN rounds products of float32 to bfloat16 when it may.
+
+    True, too, if this torch has no such setting.
+    """
     if not get_cpu().has_precision:
         return True
-    x, settings = normal(64, 64), onednn.get_settings()
+    x, settings = normal(64, 64), linear.get_settings()
     before, settings.fp32_precision = settings.fp32_precision, "bf16"
     try:
         return bool((x @ x - (x.double() @ x.double())).abs().max() > 1e-3)
@@ -340,11 +396,11 @@ def one_dnn_rounds() -> bool:
 
 
 def can_pack() -> bool:
-    """Whether this build of torch has packed linear layers."""
+    """Tell whether this build of torch has packed linear layers."""
     with torch.inference_mode():
         try:
             x, weight = normal(8, 16), normal(4, 16)
-            onednn.linear_packed(x, onednn.pack(weight, len(x)), None)
+            linear.linear_packed(x, linear.pack(weight, len(x)), None)
         except (AttributeError, RuntimeError):
             return False
     return True
@@ -352,7 +408,7 @@ def can_pack() -> bool:
 
 @pytest.fixture
 def choose_kernels() -> Iterator[Callable[..., None]]:
-    """A function that chooses kernels: those that are named, and no others."""
+    """Return a function that switches the named kernels on and all others off."""
 
     def choose(*names: str) -> None:
         use_choice(KernelChoice(**{f.name: f.name in names for f in fields(KernelChoice)}))
@@ -363,12 +419,13 @@ def choose_kernels() -> Iterator[Callable[..., None]]:
 
 @pytest.fixture
 def forced(choose_kernels: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All kernels are used, whether or not they are the faster ones here. What this machine or
-    build of torch lacks is replaced by torch's plain functions, so that the rest is tested.
+    """Switch all kernels on, whether or not they are faster on this machine.
+
+    torch's plain functions replace kernels that this machine or this build of torch lacks.
     """
     choose_kernels("packed_float32", "onednn_products")
     if one_dnn_rounds():
-        for module in (attention, encoder_model):
+        for module in (attention, cpu_runtime):
             monkeypatch.setattr(module, "float32_products", nullcontext())
     if not can_pack():
         monkeypatch.setattr(kernels, "pack", lambda weight, n_rows: weight.detach().clone())

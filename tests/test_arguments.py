@@ -18,10 +18,16 @@ from spacy.training import Example
 from thinc.api import Model
 
 from spacy_mtl.arguments import Range, check
-from spacy_mtl.encoder.hub import TaskBatch
-from spacy_mtl.lexical import build_lexical_embed_v1
+from spacy_mtl.encoder.lexical import build_lexical_embed_v1
+from spacy_mtl.encoder.training_pass import TaskBatch
+from spacy_mtl.heads.loss_weighting import LossWeighting
 
-ENTRY_POINTS = [e for e in distribution("spacy-mtl").entry_points if e.group != "spacy_cli"]
+ENTRY_POINTS = [
+    entry
+    for entry in distribution("spacy-mtl").entry_points
+    if entry.group.startswith(("spacy_", "thinc_")) and entry.group != "spacy_cli"
+    if not entry.group.startswith("spacy_mtl_")
+]
 WRONG = [-1, 0, math.nan, math.inf, 1e30, "wrong", []]
 NLP = spacy.blank("en")
 TEXT = "Maria flew to Porto ."
@@ -116,7 +122,7 @@ def use(entry: Any, found: Any) -> Iterator[Any]:
     elif entry.name.startswith("mtl_") and hasattr(found, "update"):
         if entry.name != "mtl_transformer":
             yield from train(found)
-    elif hasattr(found, "get_focus"):
+    elif isinstance(found, LossWeighting):
         yield from train(build_head(build("spacy-mtl.TaggerHead.v1"), loss=found))
     elif entry.name.startswith("spacy-mtl.TaggerHead"):
         yield from train(build_head(found))

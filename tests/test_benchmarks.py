@@ -1,4 +1,4 @@
-"""The contenders of the benchmarks can be trained, and are compared rightly."""
+"""The benchmarks train their contenders and compare them correctly."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ SCRIPTS = {**balancing.CONTENDERS, **ablation.CONTENDERS, **accuracy.CONTENDERS}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Corpora with the labels of their setting."""
+    """RETURNS: The folder of corpora with the labels of their settings."""
     folder = tmp_path_factory.mktemp("corpora")
     vocab = blank("en").vocab
     held = {"snips": ("ner", "textcat"), "clinc": ("textcat",)}
@@ -45,7 +45,7 @@ def make_job(encoder: str, setting: str = "gum", **job: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_config_of_each_contender(name: str, encoder: str, folder: Path) -> None:
-    """Its changes are known to the components and functions that they name."""
+    """Components and functions accept the changes of each contender."""
     contender = SCRIPTS[name]
     config = runs.make_config(folder, contender, make_job(encoder, rate=0.125))
     filled = load_model_from_config(config, auto_fill=True).config
@@ -72,7 +72,7 @@ def test_run(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Trains as many updates on the same stream, and is scored with the averages if there are."""
+    """A run makes the given updates, and is scored with averages if it has them."""
     used = []
     use_params = Language.use_params
 
@@ -120,7 +120,7 @@ def test_limit(folder: Path, tmp_path: Path) -> None:
 def test_grid_and_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """The rate that is best on dev with the first seed is taken for all; nothing runs twice."""
+    """All seeds use the rate with the best dev score of the first seed. No run is made twice."""
     results, jobs = tmp_path / "results.jsonl", []
 
     def train(command: list[str], check: bool) -> None:

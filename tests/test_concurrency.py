@@ -16,9 +16,10 @@ from spacy.language import Language
 from spacy.util import fix_random_seed
 from thinc.api import SGD, Adam
 
-from spacy_mtl import concurrency
-from spacy_mtl.concurrency import WeightsLock, free_locks, limit_threads, make_lock
+from spacy_mtl.concurrency import WeightsLock, free_locks, make_lock
 from spacy_mtl.encoder import pipe as pipe_module
+from spacy_mtl.encoder.runtime.cpu import threads
+from spacy_mtl.encoder.runtime.cpu.threads import LIMITED, limit_threads
 from spacy_mtl.training.adamw import create_adamw_v1
 
 TIME_LIMIT = 60  # seconds that a forked process may take
@@ -26,7 +27,7 @@ TIME_LIMIT = 60  # seconds that a forked process may take
 
 @pytest.fixture
 def nlp(make_nlp: Callable, tmp_path: Path) -> Language:
-    """With an encoder that has much dropout, which only training may see."""
+    """RETURNS: A pipeline whose encoder has much dropout, which only training may use."""
     nlp = make_nlp(name=str(build_encoder("bert", tmp_path / "encoder", dropout=0.5)))
     learn(nlp, create_adamw_v1(0.01), 10)
     return nlp
@@ -48,7 +49,7 @@ def start(function: Callable, *args: Any) -> threading.Thread:
 
 
 def is_free(lock: WeightsLock) -> bool:
-    """Whether another thread can change weights."""
+    """RETURNS: Whether another thread can change weights."""
     entered = []
 
     def change() -> None:
@@ -84,7 +85,7 @@ def test_changes_wait_for_readers_and_keep_new_ones_out() -> None:
         with lock.reading():
             reads.set()
             may_end.wait(TIME_LIMIT)
-            with lock.reading():  # again, while a change waits
+            with lock.reading():  # again, while a writer waits
                 order.append("read")
 
     def change() -> None:
@@ -138,7 +139,7 @@ def test_copies_of_a_lock_are_free() -> None:
 def test_updates_between_the_docs_of_a_stream(
     nlp: Language, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Docs are encoded ahead. Their predictions are those of the weights when their turn comes."""
+    """Docs are encoded ahead, but predicted with the weights at the time of their output."""
     monkeypatch.setattr(pipe_module, "BUFFER", 4)  # one text
     expected = get_cats(nlp.pipe(TEXTS))
     sgd = SGD(0.0)
@@ -156,7 +157,7 @@ def test_updates_between_the_docs_of_a_stream(
 
 
 def test_an_evaluation_inside_a_stream_and_inside_an_update(nlp: Language) -> None:
-    """A prediction closes no training pass of which heads still wait for their turn."""
+    """A prediction does not close a training pass that still waits for heads."""
     expected = deepcopy(nlp)
     for each in (nlp, expected):
         fix_random_seed(0)
@@ -230,8 +231,8 @@ def test_a_training_is_the_same_while_another_thread_predicts(nlp: Language) -> 
     assert nlp.get_pipe("textcat").to_bytes() == alone.get_pipe("textcat").to_bytes()
 
 
-def test_what_is_read_is_of_one_moment(nlp: Language) -> None:
-    """Predicted and saved weights are those after some update, never half of two."""
+def test_readers_get_consistent_weights(nlp: Language) -> None:
+    """Predictions and saved files use the weights after one update, never a mixture of two."""
     encoder, doc = nlp.get_pipe("transformer"), nlp.make_doc(TEXTS[0])
     moments: list[tuple[bytes, bytes]] = []
 
@@ -270,13 +271,13 @@ def test_heads_read_rows_of_the_present_weights(nlp: Language) -> None:
 
 
 def test_a_pass_belongs_to_its_thread(nlp: Language) -> None:
-    """Another thread cannot close it, even where it finishes an update of its own."""
+    """Another thread cannot close it, even when it finishes its own update."""
     encoder = nlp.get_pipe("transformer")
     encoder.update(make_examples(nlp))
     before = encoder_weights(nlp)
     thread = start(lambda: (encoder.flush(), encoder.to_bytes(), list(nlp.pipe(TEXTS))))
     thread.join()
-    assert encoder._open.hub.is_open
+    assert encoder._open.current.is_open
     assert encoder_weights(nlp) == before
 
 
@@ -292,7 +293,7 @@ def test_stock_heads_see_the_update_that_waited(encoder: str) -> None:
 
 
 def ends_in_a_fork(function: Callable[[], None]) -> bool:
-    """Whether a function ends in a forked process, and without an error."""
+    """RETURNS: Whether a function ends in a forked process without an error."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
@@ -315,7 +316,7 @@ def ends_in_a_fork(function: Callable[[], None]) -> bool:
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 @pytest.mark.usefixtures("two_threads")
 def test_forked_processes_end(nlp: Language, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They have none of the parent's threads, and would wait for them."""
+    """They lack the parent's threads and would wait for them."""
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     sgd, x = create_adamw_v1(), torch.ones(512, 512)
     own = deepcopy(nlp)
@@ -349,22 +350,22 @@ def test_forked_processes_end(nlp: Language, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_threads_are_limited_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a forked process, and in a worker that has got its pipeline from another process."""
+    """Torch uses one thread in a forked process, and in a worker with an unpickled pipeline."""
     calls: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", calls.append)
-    monkeypatch.setattr(concurrency.LIMITED, "process", None)
+    monkeypatch.setattr(LIMITED, "process", None)
     limit_threads()
     limit_threads(made_in=-1)  # only unpickled
     assert not calls
-    monkeypatch.setattr(concurrency, "parent_process", lambda: object())
+    monkeypatch.setattr(threads, "parent_process", lambda: object())
     limit_threads()
     assert not calls
     for _ in range(2):
         limit_threads(made_in=-1)
         assert calls == [1]
-    monkeypatch.setattr(concurrency.LIMITED, "process", None)
-    monkeypatch.setattr(concurrency, "parent_process", lambda: None)
-    monkeypatch.setattr(concurrency, "HOME", -1)
+    monkeypatch.setattr(LIMITED, "process", None)
+    monkeypatch.setattr(threads, "parent_process", lambda: None)
+    monkeypatch.setattr(threads, "HOME", -1)
     for _ in range(2):
         limit_threads()
         assert calls == [1, 1]

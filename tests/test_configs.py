@@ -61,7 +61,7 @@ def test_config_is_filled_and_trains(
         write_labels(path, encoder, corpus, tmp_path / "labels")
         config = load(path, encoder, corpus, **{"paths.labels": str(tmp_path / "labels")})
     nlp = init_nlp(config)
-    # nothing was left to defaults that the file does not name, and nothing was dropped
+    # the file names all settings, and spaCy drops none
     for section in ("components", "corpora"):
         assert config[section].keys() == nlp.config[section].keys() or path.stem == "single_task"
     train(nlp, tmp_path)
@@ -69,7 +69,7 @@ def test_config_is_filled_and_trains(
 
 
 def write_labels(path: Path, encoder: str, corpus: Path, folder: Path) -> None:
-    """What `spacy init labels` does with the settings that the config's comment gives."""
+    """Run `spacy init labels` with the settings in the config's comment."""
     import srsly
 
     overrides = {
@@ -102,7 +102,7 @@ TOTAL_STEPS = [
 
 
 def test_a_trained_pipeline_learns_on_in_python(encoder: str, corpus: Path, tmp_path: Path) -> None:
-    """As the README says: spaCy makes the optimizer of a config whose variables are left in."""
+    """The README's workaround: spaCy creates the optimizer from a config with variables."""
     train(init_nlp(load(ROOT / "configs" / "mtl_cpu.cfg", encoder, corpus)), tmp_path)
     nlp = spacy.load(tmp_path / "model-last")
     nlp.config = nlp.config.interpolate()

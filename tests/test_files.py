@@ -39,7 +39,7 @@ def test_a_file_is_replaced(tmp_path: Path) -> None:
         (ZeroDivisionError(), ZeroDivisionError),
     ],
 )
-def test_what_was_there_stays(
+def test_the_old_version_stays_after_an_error(
     tmp_path: Path, error: BaseException, expected: type[BaseException]
 ) -> None:
     write(tmp_path / "model", "first")
@@ -51,8 +51,8 @@ def test_what_was_there_stays(
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_nothing_was_written(tmp_path: Path) -> None:
-    """The old folder comes back when the new one cannot take its place."""
+def test_the_old_folder_is_restored(tmp_path: Path) -> None:
+    """The old folder is restored if the new one cannot replace it."""
     write(tmp_path / "model", "first")
     with pytest.raises(WriteError, match="M091"), replacing(tmp_path / "model"):
         pass

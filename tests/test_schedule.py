@@ -1,4 +1,4 @@
-"""Numbers that change from step to step."""
+"""Numbers that change with the training step."""
 
 import copy
 import pickle
@@ -10,7 +10,7 @@ from thinc.api import compounding
 from spacy_mtl.schedule import Schedule
 
 
-def test_any_step_can_be_asked_for_again() -> None:
+def test_random_access_to_steps() -> None:
     schedule = Schedule(iter([1.0, 0.5, 0.25]), float)
     assert [schedule[step] for step in (2, 0, 9, 1, 9)] == [0.25, 1.0, 0.25, 0.5, 0.25]
     assert [Schedule(2, float)[step] for step in (0, 7)] == [2.0, 2.0]
@@ -31,7 +31,7 @@ def test_every_number_is_checked() -> None:
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_a_copy_knows_what_there_was(way: Any) -> None:
+def test_a_copy_has_the_values_computed_before(way: Any) -> None:
     schedule = Schedule(compounding(1.0, 4.0, 2.0), float)
     assert schedule[1] == 2.0
     copied = way(way(schedule))

@@ -1,4 +1,4 @@
-"""Files of components that are cut off, changed, or of something else."""
+"""Loading files of components that are cut off, changed or foreign."""
 
 import ast
 import gc
@@ -51,7 +51,7 @@ def nlp(folder: Path) -> Language:
 
 
 def refuse(pipe: Any, folder: Path, tmp_path: Path, file: str, content: bytes, match: str) -> None:
-    """Neither from a folder nor from bytes, with the file and the component named."""
+    """Check that loading from a folder and from bytes fails, naming the file and the component."""
     damaged = tmp_path / "damaged"
     shutil.rmtree(damaged, ignore_errors=True)
     shutil.copytree(folder / pipe.name, damaged)
@@ -70,7 +70,7 @@ def refuse(pipe: Any, folder: Path, tmp_path: Path, file: str, content: bytes, m
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_models_that_are_cut_off_or_of_something_else(
+def test_models_that_are_cut_off_or_foreign(
     nlp: Language, folder: Path, tmp_path: Path, name: str
 ) -> None:
     pipe, whole = nlp.get_pipe(name), (folder / name / "model").read_bytes()
@@ -94,7 +94,7 @@ def test_a_changed_byte_of_a_head_is_found(
 
 
 def test_files_without_checksums(nlp: Language, folder: Path, tmp_path: Path) -> None:
-    """As spacy-mtl 0.1.0 and thinc save them."""
+    """spacy-mtl 0.1.0 and thinc save such files."""
     docs = list(nlp.pipe(["Maria flew to Lisbon ."]))
     for name in NAMES[1:]:
         pipe: Any = nlp.get_pipe(name)
@@ -159,7 +159,7 @@ def test_vocab(nlp: Language, folder: Path, tmp_path: Path) -> None:
 def test_balancer(nlp: Language, folder: Path, tmp_path: Path) -> None:
     pipe: Any = nlp.get_pipe("transformer")
     file = "balancer.json"
-    before = pipe.balancer.to_dict()
+    before = pipe.balancer.state_dict()
     assert set(before["balancer"]["log_variances"]) >= {"tagger", "ner"}
     nested = b'{"balancer": ' * 100_000
     for content in (b"", b'{"best": ', nested, b"[" * 100_000):
@@ -182,7 +182,7 @@ def test_balancer(nlp: Language, folder: Path, tmp_path: Path) -> None:
         state = {"balancer": value} if method == "UncertaintyWeights" else value
         refuse(pipe, folder, tmp_path, file, json.dumps(state).encode(), f"M049.*'{entry}'")
     pipe.from_disk(folder / "transformer", exclude=["vocab"])
-    assert pipe.balancer.to_dict() == before
+    assert pipe.balancer.state_dict() == before
 
 
 def test_types() -> None:
@@ -203,7 +203,7 @@ def test_types() -> None:
 
 
 def test_nothing_in_the_package_unpickles() -> None:
-    """`torch.load` reads tensors only, and says so, in one place. Nothing else reads pickles."""
+    """Only one place calls `torch.load`, for tensors only. Nothing else reads pickles."""
     loads = []
     for path in sorted(Path(spacy_mtl.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):

@@ -1,4 +1,4 @@
-"""Training that begins with the weights of a trained pipeline or encoder, or with random ones."""
+"""Training that starts from a trained pipeline or encoder, or from random weights."""
 
 import shutil
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def train_in(nlp: Language, folder: Path) -> None:
 
 
 def answers(nlp: Language, *heads: str) -> list[Any]:
-    """What some heads say of all texts."""
+    """RETURNS: The predictions of some heads for all texts."""
     found = []
     for doc in map(nlp, TEXTS):
         said: dict[str, Any] = {
@@ -81,7 +81,7 @@ def get_rows(nlp: Language) -> numpy.ndarray:
 
 @pytest.fixture
 def source(make_nlp: Callable[..., Language], tmp_path: Path) -> Path:
-    """The folder of a trained pipeline."""
+    """RETURNS: The folder of a trained pipeline."""
     nlp = make_nlp()
     update(nlp)
     nlp.to_disk(tmp_path / "source")
@@ -149,7 +149,7 @@ def test_an_encoder_with_new_heads(
 def test_a_head_with_its_own_encoder(
     source: Path, configure: Callable[..., Config], head: str, encoder: str, tmp_path: Path
 ) -> None:
-    """It answers as in its pipeline, whatever the others learn."""
+    """Its predictions stay those of its source pipeline while the others learn."""
     others = [name for name in HEADS if name != head]
     config = configure(
         transformer=new("transformer", model={"name": encoder}),
@@ -168,7 +168,7 @@ def test_a_head_with_its_own_encoder(
 def test_a_head_behind_a_new_encoder(
     source: Path, configure: Callable[..., Config], encoder: str
 ) -> None:
-    """It begins with its own weights, and learns with the encoder."""
+    """It starts with its own weights, and learns together with the encoder."""
     balancer = {"@misc": "spacy-mtl.StaticWeights.v1", "weights": {"ner": 3.0}}
     shared = new("transformer", model={"name": encoder}, balancer=balancer)
     nlp = init_nlp(configure(transformer=shared, tagger=new("tagger"), ner={"source": str(source)}))
@@ -184,7 +184,7 @@ def test_a_head_behind_a_new_encoder(
 def test_sourced_with_adapters(
     make_nlp: Callable[..., Language], configure: Callable[..., Config], tmp_path: Path
 ) -> None:
-    """They are new: what the old ones have learnt stands in the weights, and stays."""
+    """Adapters are new. The old ones are merged into the weights, which do not change."""
     nlp = make_nlp(model={"lora": {"@misc": "spacy-mtl.LoRA.v1", "rank": 2}})
     update(nlp)
     nlp.to_disk(tmp_path / "source")
@@ -205,7 +205,7 @@ def test_sourced_with_adapters(
 
 @pytest.fixture
 def narrow(tmp_path: Path) -> str:
-    """The folder of an encoder whose token vectors have 16 values, not 32."""
+    """RETURNS: The folder of an encoder with 16 values per token instead of 32."""
     folder = build_encoder("bert", tmp_path / "narrow")
     config = AutoModel.from_pretrained(folder).config
     config.hidden_size = 16
@@ -237,7 +237,7 @@ def test_another_width(
 
 
 def test_random_weights(encoder: str, make_nlp: Callable[..., Language], tmp_path: Path) -> None:
-    """Of the same architecture, the same for one seed, saved as any others."""
+    """They have the same architecture, depend on the seed, and are saved like other weights."""
     folder = shutil.copytree(encoder, tmp_path / "doubled")  # no weights by the tests' own seed
     module = AutoModel.from_pretrained(folder)
     module.load_state_dict({name: 2 * p for name, p in module.state_dict().items()})
@@ -280,7 +280,7 @@ def test_random_weights_need_no_trained_ones(encoder: str, tmp_path: Path) -> No
 def test_labels_that_a_trained_head_does_not_know(
     source: Path, configure: Callable[..., Config], head: str, tmp_path: Path
 ) -> None:
-    """A new head finds them in the data; one with its own labels can't learn them."""
+    """A new head finds labels in the data. A trained head cannot learn new labels."""
     gold = make_gold(Vocab(), 0)
     gold[1].tag_ = "NEW"
     gold.ents = [gold.char_span(0, 5, "NEW")]

@@ -1,50 +1,52 @@
-"""A task that has stopped improving leaves the encoder to the others."""
+"""A balancer that stops training the encoder on tasks that no longer improve."""
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ..arguments import Count, Rate, checked
-from ..encoder.hub import TaskBatch
+from ..encoder.training_pass import Balancer, TaskBatch
 from ..errors import Errors, Warnings
+from ..types import Settings
 from .base import ScalarBalancer, check_names
 
 
 class EarlyStopping(ScalarBalancer):
-    """Gives less weight, or none, to a task whose own score has not improved for its patience.
+    """Lowers the weight of a task whose own score has not improved for its patience.
 
-    balancer (ScalarBalancer): Weighs the tasks until then.
-    patience (Dict[str, int]): For each task the evaluations that it may go on without a new best
-        score. One that is not named goes on.
-    factor (float): What the weight is multiplied by. With 0 the task is as if it were not there,
-        and its head is frozen.
+    It is a ScoreListener: whoever evaluates the pipeline passes the scores to `on_scores`.
+
+    balancer (ScalarBalancer): Gives the weights of the tasks that still run.
+    patience (Dict[str, int]): By task the evaluations without a new best score after which it
+        stops. A task without an entry never stops.
+    factor (float): Multiplies the weight of a stopped task. With 0 the task is left out of the
+        batch, and its head is frozen.
     """
 
     STATE = {"best": dict[str, float], "waited": dict[str, int], "stopped": list[str]}
     by_task = ("best", "waited")
 
-    def __init__(self, balancer: Any, patience: dict[str, int], factor: float) -> None:
-        # GradDrop's result is no weighted sum.
-        if getattr(type(balancer), "weigh", ScalarBalancer.weigh) is ScalarBalancer.weigh:
+    def __init__(self, balancer: Balancer, patience: dict[str, int], factor: float) -> None:
+        if not isinstance(balancer, ScalarBalancer):
             raise ValueError(Errors.M027.format(balancer=type(balancer).__name__))
         self.balancer, self.patience, self.factor = balancer, patience, factor
         self.best: dict[str, float] = {}
         self.waited: dict[str, int] = {}
         self.stopped: list[str] = []
-        self.observer: Any = None  # who tells the scores
+        self._has_scores = False
         self._steps = 0
 
     @property
     def frozen(self) -> list[str]:
-        """RETURNS (List[str]): The tasks whose heads are to be frozen."""
+        """RETURNS (List[str]): The tasks whose heads must be frozen."""
         return [] if self.factor else self.stopped
 
-    def observe(self, scores: Mapping[str, float]) -> None:
-        """Look at the tasks' scores of an evaluation. A task that has stopped does not come back.
+    def on_scores(self, scores: Mapping[str, float]) -> None:
+        """Stop the tasks that have run out of patience. A stopped task never starts again.
 
-        scores (Mapping[str, float]): The higher, the better.
+        scores (Mapping[str, float]): The score of each task in an evaluation. Higher is better.
         """
+        self._has_scores = True
         for task in [task for task in self.patience if task in scores]:
             improves = scores[task] > self.best.get(task, -math.inf)
             self.best[task] = max(scores[task], self.best.get(task, -math.inf))
@@ -66,11 +68,13 @@ class EarlyStopping(ScalarBalancer):
         self.balancer.check(tasks)
 
     def step(self) -> None:
-        """Called once per update of the weights. Warns by W004 if nobody tells the scores."""
+        """Advance the inner balancer. Warn by W004 if no scores have arrived by the second update:
+        spaCy evaluates after the first one.
+        """
         self.balancer.step()
         self._steps += 1
-        # A single update is no training, but a trial such as `spacy mtl debug` makes.
-        if self._steps == 2 and self.patience and self.observer is None:
+        # `spacy mtl debug` makes a single update and does not evaluate.
+        if self._steps == 2 and self.patience and not self._has_scores:
             warnings.warn(Warnings.W004.format(effect="spacy-mtl.EarlyStopping.v1 stops no task"))
 
     def rename(self, names: Mapping[str, str]) -> None:
@@ -78,28 +82,29 @@ class EarlyStopping(ScalarBalancer):
         self.balancer.rename(names)
         self.stopped = [names[task] for task in self.stopped if task in names]
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"balancer": self.balancer.to_dict(), **super().to_dict()}
+    def state_dict(self) -> Settings:
+        return {"balancer": self.balancer.state_dict(), **super().state_dict()}
 
-    def from_dict(self, state: dict[str, Any]) -> None:
-        super().from_dict(state)
-        self.balancer.from_dict(state.get("balancer", {}))
+    def load_state_dict(self, state: Settings) -> None:
+        super().load_state_dict(state)
+        self.balancer.load_state_dict(state.get("balancer", {}))
+        self._has_scores = self._has_scores or bool(self.best)
 
 
 @checked("spacy-mtl.EarlyStopping.v1")
 def create_early_stopping_v1(
-    balancer: Any, patience: dict[str, Count], factor: Rate = 0.0
+    balancer: Balancer, patience: dict[str, Count], factor: Rate = 0.0
 ) -> EarlyStopping:
     """Stop a task whose own score has not improved for its patience, while the others go on. The
-    scores come from the logger `spacy-mtl.ProgressLogger.v1` or `spacy-mtl.TaskCheckpoints.v1`:
-    without either no task stops, and a warning says so.
+    logger `spacy-mtl.ProgressLogger.v1` or `spacy-mtl.TaskCheckpoints.v1` passes on the scores.
+    Without such a logger no task stops, and W004 says so.
 
-    balancer (Balancer): Weighs the tasks until then; any but GradDrop.
-    patience (Dict[str, int]): For a component the evaluations, >= 1, that it may go on without a
-        new best score; one that is not named goes on.
-    factor (float): What its weight is multiplied by then, from 0 to below 1. With 0 its head is
-        frozen as well; a stock head goes on, without the encoder.
-    RAISES (ValueError): M058 for another number, M027 for GradDrop; M020, when the pipeline is
-        initialized, for a name that no component has.
+    balancer (Balancer): Gives the weights of the tasks that still run; any but GradDrop.
+    patience (Dict[str, int]): By component the evaluations without a new best score, >= 1, after
+        which it stops. A component without an entry never stops.
+    factor (float): Multiplies the weight of a stopped task, from 0 to below 1. With 0 its head is
+        frozen as well. A stock head is not frozen: it trains on without the encoder.
+    RAISES (ValueError): M058 for a value out of range, M027 for GradDrop; M020, when the pipeline
+        is initialized, for a name that no component has.
     """
     return EarlyStopping(balancer, patience, factor)

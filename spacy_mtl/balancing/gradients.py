@@ -1,118 +1,47 @@
-# ruff: noqa: B006 -- empty dicts of weights, which nothing changes
-"""Weights from the tasks' gradients: from their norms and the angles between them.
+# ruff: noqa: B006 -- empty default dicts, which nothing modifies
+"""Balancers that weight tasks by the norms of their gradients and the angles between them.
 
-What can be seen of a conflict depends on the level:
+The level sets which conflicts are visible, and the cost:
 
-- "features", the token matrix, costs next to nothing. Tasks labelled on different docs have
-  different rows there, so that their gradients are orthogonal, whatever they do to the weights.
-- "last_layer", the weights of the encoder's last layer, sees conflicts between any tasks, as far
-  as they come up in this layer. It costs a backward through it for each task.
-- "params", all weights of the encoder, is what the papers have. It costs a whole backward, and the
-  memory of a whole gradient, for each task.
+- "features", the token matrix, costs almost nothing. Tasks labelled on different docs have
+  gradients in different rows. These are orthogonal, whatever they do to the weights.
+- "last_layer", the weights of the encoder's last layer, shows conflicts between any two tasks, as
+  far as they appear in this layer. It costs a backward through that layer per task.
+- "params", all weights of the encoder, is the level of the papers. It costs a whole backward per
+  task, and the memory for a whole gradient per task.
 
-At every level the encoder's gradient is the weighted sum of the tasks' gradients, by one backward.
-The plain sum that it is given the norm of is that of the gradients times their `weights`.
+At every level the encoder runs one backward, for the weighted sum of the tasks' gradients. With
+`rescale` this sum gets the norm of the plain sum, which is the sum after the prior `weights`.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from itertools import permutations
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy
 import torch
-from thinc.api import get_array_module
 
 from ..arguments import Range, Seed, Share, checked
-from ..encoder.hub import TaskBatch, rename_keys
+from ..encoder.runtime.cpu.ops import norm
+from ..encoder.training_pass import TaskBatch, rename_keys
 from ..errors import Errors
-from ..products import norm
-from ..types import Floats2d
-from .base import RandomBalancer
-from .static import StaticWeights
+from ..types import Floats2d, get_xp
+from .base import ROUNDING, GradientBalancer, PriorBalancer, ScalarBalancer, add
+from .static import StaticWeights, Weights
 
 Level = Literal["features", "last_layer", "params"]
-CHUNK = 1 << 20  # columns that are turned to float64 at a time
-CANCELLED = 1e-10  # of the squared norms: a sum below it holds nothing but rounding
-
-
-class PriorBalancer(RandomBalancer):
-    """Has the tasks' gradients multiplied by numbers before its method looks at them, as if these
-    were factors of the losses.
-
-    weights (Dict[str, Any]): As of `StaticWeights`.
-    seed (int): Of the random numbers.
-    """
-
-    def __init__(self, weights: dict[str, Any], seed: int) -> None:
-        super().__init__(seed)
-        self.prior = StaticWeights(weights)
-
-    def check(self, tasks: Sequence[str]) -> None:
-        self.prior.check(tasks)
-
-    def step(self) -> None:
-        self.prior.step()
-
-    def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {"prior": self.prior.to_dict()}
-
-    def from_dict(self, state: dict[str, Any]) -> None:
-        super().from_dict(state)
-        self.prior.from_dict(state.get("prior", {}))
-
-
-class GradientBalancer(PriorBalancer):
-    """Weigh the tasks by the Gramian of their gradients.
-
-    The Gramian is divided by its mean diagonal, so that no method depends on how large gradients
-    are. Tasks without a gradient at the level are left out, and keep the weight that they are
-    given. A method is a subclass with `solve`.
-
-    level (str): Where to take the gradients: "features", "last_layer" or "params".
-    rescale (bool): Whether to give the result the norm of the plain sum, at that level.
-    weights (Dict[str, Any]): What to multiply the gradients by before.
-    seed (int): Of the random numbers.
-    """
-
-    def __init__(self, level: str, rescale: bool, weights: dict[str, Any], seed: int = 0) -> None:
-        super().__init__(weights, seed)
-        self.level, self.rescale = level, rescale
-
-    def solve(self, tasks: list[str], gramian: torch.Tensor, seeds: list[int]) -> torch.Tensor:
-        """RETURNS (torch.Tensor): The weights of the tasks, K, for their Gramian, K x K."""
-        raise NotImplementedError
-
-    def weigh(self, batch: TaskBatch) -> dict[str, float]:
-        seeds = self.draw_seeds()
-        weights = self.prior.weigh(batch)
-        active = sorted(task for task in batch.names if weights[task] * batch.norms[task])
-        if len(active) < 2:
-            return weights
-        gramian = get_gramian(batch.get_rows(active, self.level))
-        # A head that reads lower layers only has no gradient in the last one.
-        seen = gramian.diagonal().nonzero().flatten()
-        if len(seen) < 2:
-            return weights
-        active, gramian = [active[i] for i in seen], gramian[seen][:, seen]
-        prior = torch.tensor([weights[task] for task in active], dtype=gramian.dtype)
-        gramian *= torch.outer(prior, prior)
-        gramian /= gramian.diagonal().mean()
-        found = self.solve(active, gramian, seeds)
-        if self.rescale:
-            found = found * get_scale(gramian, found)
-        weights.update(zip(active, (prior * found).tolist(), strict=True))
-        return weights
 
 
 class TorchJD(GradientBalancer):
-    """A method of TorchJD, which is imported when training begins: predicting does without.
+    """Calls a weighting of TorchJD. The package is imported when training begins: prediction does
+    not need it.
 
     name (str): The registered name, without prefix and version.
-    method (Optional[str]): The name of TorchJD's weighting, without the ending, if it is another.
-    settings (Any): For the weighting.
+    prior (ScalarBalancer): Gives weights that the gradients are multiplied by first.
+    method (Optional[str]): The name of TorchJD's class without "Weighting", if it is not `name`.
+    settings (float): The arguments of that class.
     """
 
     def __init__(
@@ -120,19 +49,22 @@ class TorchJD(GradientBalancer):
         name: str,
         level: str,
         rescale: bool,
-        weights: dict[str, Any],
+        prior: ScalarBalancer,
         seed: int = 0,
         method: str | None = None,
-        **settings: Any,
+        **settings: float,
     ) -> None:
-        super().__init__(level, rescale, weights, seed)
+        super().__init__(level, rescale, prior, seed)
         self.name, self.method, self.settings = name, method or name, settings
 
     @cached_property
     def weighting(self) -> Callable[[torch.Tensor], torch.Tensor]:
         try:
             aggregation = import_module("torchjd.aggregation")
-            return getattr(aggregation, f"{self.method}Weighting")(**self.settings)
+            weighting: Callable[[torch.Tensor], torch.Tensor] = getattr(
+                aggregation, f"{self.method}Weighting"
+            )(**self.settings)
+            return weighting
         except ImportError as err:
             raise ValueError(Errors.M023.format(method=self.name, error=err)) from err
 
@@ -149,19 +81,19 @@ class TorchJD(GradientBalancer):
 
 
 class GradVac(GradientBalancer):
-    """Turn each task's gradient towards the others', to their mean cosine so far.
+    """Turns each task's gradient towards another's until their cosine is its running mean.
 
-    TorchJD's keeps the means by number, for the same tasks in each batch, and does not save them.
+    TorchJD's GradVac needs the same tasks in each batch, and does not save the means.
 
-    beta (float): How much of a cosine goes into its mean.
+    beta (float): The weight of a new cosine in the running mean.
     """
 
     STATE = {**GradientBalancer.STATE, "cosines": dict[str, dict[str, float]]}
 
     def __init__(
-        self, beta: float, level: str, rescale: bool, weights: dict[str, Any], seed: int
+        self, beta: float, level: str, rescale: bool, prior: ScalarBalancer, seed: int
     ) -> None:
-        super().__init__(level, rescale, weights, seed)
+        super().__init__(level, rescale, prior, seed)
         self.beta = beta
         self.cosines: dict[str, dict[str, float]] = {}
 
@@ -171,11 +103,11 @@ class GradVac(GradientBalancer):
         for i, j in numpy.random.default_rng(seeds).permutation(pairs):
             means = self.cosines.setdefault(tasks[i], {})
             mean = means.get(tasks[j], 0.0)
-            norm = max(float(weights[i] @ products @ weights[i]), CANCELLED) ** 0.5
+            norm = max(float(weights[i] @ products @ weights[i]), ROUNDING) ** 0.5
             other = float(products[j, j]) ** 0.5
             cosine = min(1.0, max(-1.0, float(weights[i] @ products[j]) / (norm * other)))
             if cosine < mean:
-                # Short of a mean of 1, which would take an infinite weight.
+                # A mean of 1 would need an infinite weight.
                 sine = max((1 - mean**2) ** 0.5, 0.01)
                 excess = mean * (1 - cosine**2) ** 0.5 - cosine * sine
                 weights[i, j] += norm * excess / (other * sine)
@@ -183,107 +115,86 @@ class GradVac(GradientBalancer):
         return torch.from_numpy(weights.sum(axis=0))
 
     def rename(self, names: Mapping[str, str]) -> None:
+        super().rename(names)
         cosines = rename_keys(self.cosines, names)
         self.cosines = {task: rename_keys(means, names) for task, means in cosines.items()}
 
 
 class ConFIG(GradientBalancer):
-    """Go where all tasks' gradients have the same, positive cosine with the result.
+    """Finds the direction that has the same, positive cosine with every task's gradient.
 
-    TorchJD has it for the gradients only. The result's direction, the pseudoinverse of the unit
-    gradients U times ones, is the sum of the unit gradients with the weights (U U')^-1 1, for
-    which the Gramian is enough.
+    TorchJD's ConFIG needs the gradients themselves. The direction is pinv(U) 1 for the unit
+    gradients U. This is their sum with the weights (U U')^-1 1, so the Gramian is enough.
     """
 
     def solve(self, tasks: list[str], gramian: torch.Tensor, seeds: list[int]) -> torch.Tensor:
         norms = gramian.diagonal().sqrt()
         cosines = gramian / torch.outer(norms, norms)
-        direction = torch.linalg.pinv(cosines, hermitian=True).sum(dim=1) / norms
+        direction: torch.Tensor = torch.linalg.pinv(cosines, hermitian=True).sum(dim=1) / norms
         products = gramian @ direction
-        # None that all gain from: two gradients are opposite.
-        length = products.sum() / (direction @ products).clamp(min=CANCELLED)
+        # The clamp is for opposite gradients: no direction helps both tasks.
+        length = products.sum() / (direction @ products).clamp(min=ROUNDING)
         return direction * length
 
 
 class GradDrop(PriorBalancer):
-    """In each component keep only the positive or only the negative gradients, by lot, with odds
-    as their sums. A task's weight is the share of its gradient, by squared norm, that is kept.
+    """Keeps only the positive or only the negative gradients in each component, drawn with
+    probabilities in proportion to their sums. The weight of a task is the share of its squared
+    gradient norm that is kept.
 
-    No weighted sum has this result, so it is for the token matrix alone. Rows of docs that have
-    labels for one task only stay as they are.
+    The result is no weighted sum, so it exists only at the token matrix. Rows of docs with labels
+    for one task stay as they are.
 
-    TorchJD draws from torch's own generators and does not tell the shares.
+    TorchJD's GradDrop draws from torch's global generators and does not return the shares.
 
     rescale (bool): Whether to give the result the norm of the plain sum.
-    weights (Dict[str, Any]): What to multiply the gradients by before.
-    seed (int): Of the random numbers.
+    prior (ScalarBalancer): Gives weights that the gradients are multiplied by first.
+    seed (int): The seed of the random numbers.
     """
 
-    def __init__(self, rescale: bool, weights: dict[str, Any], seed: int) -> None:
-        super().__init__(weights, seed)
+    def __init__(self, rescale: bool, prior: ScalarBalancer, seed: int) -> None:
+        super().__init__(prior, seed)
         self.rescale = rescale
 
     def combine(self, batch: TaskBatch) -> tuple[Floats2d, dict[str, float]]:
         prior = self.prior.weigh(batch)
         gradients = {task: prior[task] * g for task, g in batch.gradients.items()}
-        total, size = sum(gradients.values()), sum(map(abs, gradients.values()))
-        xp = get_array_module(total)
-        odds = 0.5 + 0.5 * total / xp.maximum(size, numpy.finfo("f").tiny)
-        lots = numpy.random.default_rng(self.draw_seeds()).random(odds.shape, dtype="f")
-        is_positive = odds > xp.asarray(lots)
+        total, size = add(gradients.values()), add(map(abs, gradients.values()))
+        xp = get_xp(total)
+        p_positive = 0.5 + 0.5 * total / xp.maximum(size, numpy.finfo("f").tiny)
+        draws = numpy.random.default_rng(self.draw_seeds()).random(total.shape, dtype="f")
+        is_positive = p_positive > xp.asarray(draws)
         kept = {task: g * ((g > 0) == is_positive) for task, g in gradients.items()}
-        result = sum(kept.values())
+        result = add(kept.values())
         length = norm(result)
         scale = norm(total) / length if self.rescale and length else 1.0
         weights = {}
         for task in kept:
-            whole = prior[task] * batch.norms[task]
-            share = norm(kept[task]) ** 2 / (whole**2 or 1.0)
+            full_norm = prior[task] * batch.norms[task]
+            share = norm(kept[task]) ** 2 / (full_norm**2 or 1.0)
             weights[task] = scale * prior[task] * share
         return scale * result, weights
 
 
-def get_gramian(rows: Sequence[torch.Tensor]) -> torch.Tensor:
-    """RETURNS (torch.Tensor): The products of all rows, K x K, float64 on the CPU."""
-    gramian = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    for chunk in zip(*(row.split(CHUNK) for row in rows), strict=True):
-        part = torch.stack(chunk).double()
-        gramian += (part @ part.T).cpu()
-    return gramian
-
-
-def get_scale(gramian: torch.Tensor, weights: torch.Tensor) -> float:
-    """RETURNS (float): What gives the weighted sum the norm of the plain one, and turns it round if
-    it would raise the sum of the losses, as IMTL-G's may; 1 if nothing is left of it, where the
-    tasks are at an optimum.
-    """
-    products = gramian @ weights
-    square = float(weights @ products)
-    if square <= CANCELLED * float(weights**2 @ gramian.diagonal()):
-        return 1.0
-    norm = (max(float(gramian.sum()), 0.0) / square) ** 0.5
-    return math.copysign(norm, float(products.sum()))
-
-
 @checked("spacy-mtl.PCGrad.v1")
 def create_pcgrad_v1(
-    level: Level = "last_layer", rescale: bool = True, seed: Seed = 0, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, seed: Seed = 0, weights: Weights = {}
 ) -> GradientBalancer:
-    """Take from each task's gradient what goes against another's: Yu et al. (2020), "Gradient
-    Surgery for Multi-Task Learning", algorithm 1.
+    """Project each task's gradient onto the normal plane of any gradient that it conflicts with:
+    Yu et al. (2020), "Gradient Surgery for Multi-Task Learning", algorithm 1.
 
-    level (str): Where conflicts are looked for: "features", the token matrix, which sees none
-        between tasks that are labelled on different docs; "last_layer", the weights of the
-        encoder's last layer; "params", all its weights, at a backward for each task.
-    rescale (bool): Whether to give the result the norm of the plain sum, at that level, so that
-        the learning rate means the same.
-    seed (int): Of the order in which tasks are compared.
-    weights (Dict[str, Union[float, Iterable[float]]]): For a component a number >= 0 or a schedule
-        to multiply its gradient by before, as if it were a factor of its loss; 1 if not named.
-    RAISES (ValueError): M058 for an argument out of range; in training M020 for a name that no
-        component has, M023 if a package is missing and M025 if the encoder has no such level.
+    level (str): Where conflicts are looked for. "features" is the token matrix, where tasks
+        labelled on different docs show no conflict. "last_layer" is the weights of the encoder's
+        last layer. "params" is all its weights, at the cost of a backward per task.
+    rescale (bool): Whether to give the result the norm of the plain sum at that level, so that
+        the learning rate keeps its meaning.
+    seed (int): The seed of the order in which tasks are compared.
+    weights (Dict[str, Union[float, Iterable[float]]]): By component a number >= 0 or a schedule
+        that multiplies its gradient first, like a factor of its loss. The default is 1.
+    RAISES (ValueError): M058 for an argument out of range. In training, M020 for a name that no
+        component has, M023 if a package is missing, M025 if the encoder lacks the level.
     """
-    return TorchJD("PCGrad", level, rescale, weights, seed)
+    return TorchJD("PCGrad", level, rescale, StaticWeights(weights), seed)
 
 
 @checked("spacy-mtl.GradVac.v1")
@@ -292,16 +203,16 @@ def create_gradvac_v1(
     level: Level = "last_layer",
     rescale: bool = True,
     seed: Seed = 0,
-    weights: dict[str, Any] = {},
+    weights: Weights = {},
 ) -> GradientBalancer:
-    """Turn each task's gradient towards the others', to their mean cosine so far: Wang et al.
-    (2021), "Gradient Vaccine", algorithm 1.
+    """Turn each task's gradient towards another's until their cosine is its running mean: Wang et
+    al. (2021), "Gradient Vaccine", algorithm 1.
 
-    beta (float): How much of a cosine goes into its mean, from 0, which is PCGrad, to 1.
+    beta (float): The weight of a new cosine in the running mean, from 0, which is PCGrad, to 1.
     level, rescale, seed, weights: As in `spacy-mtl.PCGrad.v1`.
-    RAISES (ValueError): M058 for another beta; the rest as in `spacy-mtl.PCGrad.v1`, but M023.
+    RAISES (ValueError): M058 for a beta out of range, M020 and M025 as in `spacy-mtl.PCGrad.v1`.
     """
-    return GradVac(beta, level, rescale, weights, seed)
+    return GradVac(beta, level, rescale, StaticWeights(weights), seed)
 
 
 @checked("spacy-mtl.CAGrad.v1")
@@ -309,80 +220,80 @@ def create_cagrad_v1(
     c: Annotated[float, Range(0, 10)] = 0.4,
     level: Level = "last_layer",
     rescale: bool = True,
-    weights: dict[str, Any] = {},
+    weights: Weights = {},
 ) -> GradientBalancer:
-    """Help the task that gains least, near the mean gradient: Liu et al. (2021), "Conflict-Averse
-    Gradient Descent", algorithm 1.
+    """Maximize the smallest gain of any task near the mean gradient: Liu et al. (2021),
+    "Conflict-Averse Gradient Descent", algorithm 1.
 
-    c (float): How far from the mean gradient, in parts of its norm, 0 to 10.
+    c (float): The largest distance from the mean gradient, relative to its norm, 0 to 10.
     level, rescale, weights: As in `spacy-mtl.PCGrad.v1`.
-    RAISES (ValueError): M058 for another c; the rest as in `spacy-mtl.PCGrad.v1`.
+    RAISES (ValueError): M058 for a c out of range; the rest as in `spacy-mtl.PCGrad.v1`.
     """
-    # By TorchJD's own norm_eps a task that is nearly done would stop all others.
-    return TorchJD("CAGrad", level, rescale, weights, c=c, norm_eps=1e-10)
+    # With TorchJD's default norm_eps a task that has almost converged would stop all others.
+    return TorchJD("CAGrad", level, rescale, StaticWeights(weights), c=c, norm_eps=1e-10)
 
 
 @checked("spacy-mtl.MGDA.v1")
 def create_mgda_v1(
-    level: Level = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, weights: Weights = {}
 ) -> GradientBalancer:
-    """Take the shortest mean of the gradients, which goes against none: Sener and Koltun (2018),
-    "Multi-Task Learning as Multi-Objective Optimization", algorithm 2.
+    """Take the weighted mean of the gradients with the smallest norm, which conflicts with none:
+    Sener and Koltun (2018), "Multi-Task Learning as Multi-Objective Optimization", algorithm 2.
 
     level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return TorchJD("MGDA", level, rescale, weights)
+    return TorchJD("MGDA", level, rescale, StaticWeights(weights))
 
 
 @checked("spacy-mtl.IMTLG.v1")
 def create_imtl_g_v1(
-    level: Level = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, weights: Weights = {}
 ) -> GradientBalancer:
     """Give the result equal projections onto all gradients: IMTL-G, the gradient balance of Liu et
-    al. (2021), "Towards Impartial Multi-task Learning", section 3.1. Weights can be negative; with
-    rescale the result is ConFIG's.
+    al. (2021), "Towards Impartial Multi-task Learning", section 3.1. Weights can be negative. With
+    `rescale` the result equals that of ConFIG.
 
     level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return TorchJD("IMTLG", level, rescale, weights)
+    return TorchJD("IMTLG", level, rescale, StaticWeights(weights))
 
 
 @checked("spacy-mtl.AlignedMTL.v1")
 def create_aligned_mtl_v1(
-    level: Level = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, weights: Weights = {}
 ) -> GradientBalancer:
-    """Make the gradients orthogonal and of equal norm, as near to themselves as can be: Senushkin
+    """Replace the gradients by the nearest ones that are orthogonal and of equal norm: Senushkin
     et al. (2023), "Independent Component Alignment for Multi-Task Learning", algorithm 1.
 
     level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return TorchJD("AlignedMTL", level, rescale, weights)
+    return TorchJD("AlignedMTL", level, rescale, StaticWeights(weights))
 
 
 @checked("spacy-mtl.NashMTL.v1")
 def create_nash_mtl_v1(
-    level: Level = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, weights: Weights = {}
 ) -> GradientBalancer:
-    """Take the tasks' bargaining solution, the weights w with G w = 1 / w for their Gramian G:
-    Navon et al. (2022), "Multi-Task Learning as a Bargaining Game", claim 3.1.
+    """Find the Nash bargaining solution, the weights w with G w = 1 / w for the Gramian G: Navon et
+    al. (2022), "Multi-Task Learning as a Bargaining Game", claim 3.1.
 
-    This is FairGrad's equation for alpha = 1, and is solved as such.
+    It is computed as FairGrad with alpha = 1, which has the same equation.
 
     level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return TorchJD("NashMTL", level, rescale, weights, method="FairGrad", alpha=1.0)
+    return TorchJD("NashMTL", level, rescale, StaticWeights(weights), method="FairGrad", alpha=1.0)
 
 
 @checked("spacy-mtl.UPGrad.v1")
 def create_upgrad_v1(
-    level: Level = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, weights: Weights = {}
 ) -> GradientBalancer:
-    """Project each gradient to where it goes against none, and take the mean: Quinton and Rey
-    (2024), "Jacobian Descent for Multi-Objective Optimization", section 3.
+    """Project each gradient onto the directions that conflict with no gradient, and take the mean:
+    Quinton and Rey (2024), "Jacobian Descent for Multi-Objective Optimization", section 3.
 
     level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return TorchJD("UPGrad", level, rescale, weights)
+    return TorchJD("UPGrad", level, rescale, StaticWeights(weights))
 
 
 @checked("spacy-mtl.FairGrad.v1")
@@ -390,45 +301,43 @@ def create_fairgrad_v1(
     alpha: Annotated[float, Range(0.01, 10)] = 2.0,
     level: Level = "last_layer",
     rescale: bool = True,
-    weights: dict[str, Any] = {},
+    weights: Weights = {},
 ) -> GradientBalancer:
-    """Share out the tasks' gains fairly: Ban and Ji (2024), "Fair Resource Allocation in
-    Multi-Task Learning", equation 4.
+    """Distribute the tasks' gains by alpha-fairness: Ban and Ji (2024), "Fair Resource Allocation
+    in Multi-Task Learning", equation 4.
 
-    alpha (float): From 0.01 to 10. With 1 it is Nash-MTL; the higher, the more for the task that
+    alpha (float): From 0.01 to 10. With 1 it is Nash-MTL. A higher value favours the task that
         gains least.
     level, rescale, weights: As in `spacy-mtl.PCGrad.v1`.
-    RAISES (ValueError): M058 for another alpha; the rest as in `spacy-mtl.PCGrad.v1`.
+    RAISES (ValueError): M058 for an alpha out of range; the rest as in `spacy-mtl.PCGrad.v1`.
     """
-    return TorchJD("FairGrad", level, rescale, weights, alpha=alpha)
+    return TorchJD("FairGrad", level, rescale, StaticWeights(weights), alpha=alpha)
 
 
 @checked("spacy-mtl.ConFIG.v1")
 def create_config_v1(
-    level: Level = "last_layer", rescale: bool = True, weights: dict[str, Any] = {}
+    level: Level = "last_layer", rescale: bool = True, weights: Weights = {}
 ) -> GradientBalancer:
-    """Go where all tasks gain, in proportion to their gradients' norms: Liu, Chu and Thuerey
-    (2024), "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks",
-    equation 2.
+    """Find the direction in which each task gains in proportion to its gradient's norm: Liu, Chu
+    and Thuerey (2024), "ConFIG: Towards Conflict-free Training of Physics Informed Neural
+    Networks", equation 2.
 
     level, rescale, weights: As in `spacy-mtl.PCGrad.v1`, with the same errors.
     """
-    return ConFIG(level, rescale, weights)
+    return ConFIG(level, rescale, StaticWeights(weights))
 
 
 @checked("spacy-mtl.GradDrop.v1")
-def create_graddrop_v1(
-    rescale: bool = True, seed: Seed = 0, weights: dict[str, Any] = {}
-) -> GradDrop:
-    """In each component of the token matrix keep gradients of one sign only, drawn by lot: Chen et
-    al. (2020), "Just Pick a Sign", algorithm 1, lines 10 to 15.
+def create_graddrop_v1(rescale: bool = True, seed: Seed = 0, weights: Weights = {}) -> GradDrop:
+    """Keep gradients of one random sign in each component of the token matrix: Chen et al. (2020),
+    "Just Pick a Sign", algorithm 1, lines 10 to 15.
 
-    There is no level: the paper too has it at a layer's outputs. The weights that are logged are
+    There is no level: the paper, too, works on the outputs of a layer. The logger shows as weights
     the shares of the gradients that were kept.
 
     rescale (bool): Whether to give the result the norm of the plain sum.
-    seed (int): Of the random numbers.
+    seed (int): The seed of the random numbers.
     weights: As in `spacy-mtl.PCGrad.v1`.
     RAISES (ValueError): M020 and M058 as in `spacy-mtl.PCGrad.v1`.
     """
-    return GradDrop(rescale, weights, seed)
+    return GradDrop(rescale, StaticWeights(weights), seed)

@@ -1,14 +1,14 @@
-"""Weights that undo how large a task's loss or gradient happens to be."""
+"""Balancers that remove the scale of a task's loss or gradient."""
 
 import math
 
 from ..arguments import Rate, checked
-from ..encoder.hub import TaskBatch
+from ..encoder.training_pass import TaskBatch
 from .base import EPSILON, ScalarBalancer
 
 
 class GeometricMean(ScalarBalancer):
-    """Minimize the geometric mean of the losses, times their number."""
+    """Minimizes the geometric mean of the losses, times their number."""
 
     def weigh(self, batch: TaskBatch) -> dict[str, float]:
         logs = {task: math.log(max(loss, EPSILON)) for task, loss in batch.losses.items()}
@@ -17,9 +17,9 @@ class GeometricMean(ScalarBalancer):
 
 
 class DBMTL(ScalarBalancer):
-    """Minimize the logarithms of the losses, with gradients of equal norm.
+    """Minimizes the logarithms of the losses, with gradients of equal norm.
 
-    beta (float): How much of the average of a norm stays in each batch.
+    beta (float): The decay of the running mean of a norm, per batch.
     """
 
     STATE = {"norms": dict[str, float]}
@@ -44,10 +44,11 @@ class DBMTL(ScalarBalancer):
 
 
 def create_geometric_mean_v1() -> GeometricMean:
-    """Minimize the geometric mean of the losses: Chennupati et al. (2019), "MultiNet++", whose
-    geometric loss strategy it is.
+    """Minimize the geometric mean of the losses: the geometric loss strategy of Chennupati et al.
+    (2019), "MultiNet++".
 
-    It is taken times the number of tasks, so that tasks with equal losses have the weight 1.
+    The mean is multiplied by the number of tasks, so that tasks with equal losses have the weight
+    1.
     """
     return GeometricMean()
 
@@ -57,11 +58,12 @@ def create_db_mtl_v1(beta: Rate = 0.9) -> DBMTL:
     """Minimize the logarithms of the losses, with gradients of equal norm: Lin et al. (2023),
     "Dual-Balancing for Multi-Task Learning", algorithm 1.
 
-    The paper averages gradients over batches. At the token matrix each batch has rows of its own,
-    so here their norms are averaged. And the sum of the norms stays that of the plain sum, where
-    the paper gives each task the largest, which would change the learning rate.
+    There are two differences from the paper. It averages gradients over batches. At the token
+    matrix each batch has its own rows, so norms are averaged instead. It scales each gradient to
+    the largest norm, which would change the learning rate. Here the sum of the norms stays that of
+    the plain sum.
 
-    beta (float): How much of the average of a norm stays in each batch, from 0 to below 1.
-    RAISES (ValueError): M058 for another beta.
+    beta (float): The decay of the running mean of a norm, per batch, from 0 to below 1.
+    RAISES (ValueError): M058 for a beta out of range.
     """
     return DBMTL(beta)

@@ -1,4 +1,4 @@
-"""Weights that are shares of a whole: as many as there are tasks, 1 on average."""
+"""Balancers whose weights are a softmax, with mean 1 over the tasks."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,25 +7,25 @@ from typing import Annotated, ClassVar
 import numpy
 
 from ..arguments import Count, Range, Seed, checked
-from ..encoder.hub import TaskBatch
-from .base import EPSILON, RandomBalancer, ScalarBalancer, share
+from ..encoder.training_pass import TaskBatch
+from .base import EPSILON, RandomBalancer, ScalarBalancer, softmax_weights
 
-StepSize = Annotated[float, Range(0, 10, above=True)]  # with the largest decay it stays stable
+StepSize = Annotated[float, Range(0, 10, above=True)]  # stable with the largest decay
 
 
-class RandomWeights(RandomBalancer):
-    """Draw new weights for each batch."""
+class RandomWeights(RandomBalancer, ScalarBalancer):
+    """Draws new weights for each batch."""
 
     def weigh(self, batch: TaskBatch) -> dict[str, float]:
         logits = numpy.random.default_rng(self.draw_seeds()).normal(size=len(batch.names))
-        return share(dict(zip(sorted(batch.names), logits.tolist(), strict=True)))
+        return softmax_weights(dict(zip(sorted(batch.names), logits.tolist(), strict=True)))
 
 
 class DynamicWeightAverage(ScalarBalancer):
-    """Give more to a task whose mean loss has fallen less from the window before last to the last.
+    """Gives a higher weight to a task whose loss fell less between the last two windows.
 
-    window (int): Updates over which a loss is averaged.
-    temperature (float): The higher, the more even the weights.
+    window (int): The number of updates over which a loss is averaged.
+    temperature (float): Divides the logits. A higher value makes the weights more even.
     """
 
     STATE = {"steps": int, "sums": dict[str, tuple[float, int]], "means": dict[str, list[float]]}
@@ -35,11 +35,13 @@ class DynamicWeightAverage(ScalarBalancer):
         self.window, self.temperature = window, temperature
         self.steps = 0
         self.sums: dict[str, tuple[float, int]] = {}
-        self.means: dict[str, list[float]] = {}  # the last and the one before
+        self.means: dict[str, list[float]] = {}  # of the last two windows, the older one first
 
     def weigh(self, batch: TaskBatch) -> dict[str, float]:
         add_losses(self.sums, batch)
-        return share({task: self._get_rate(task) / self.temperature for task in batch.names})
+        return softmax_weights(
+            {task: self._get_rate(task) / self.temperature for task in batch.names}
+        )
 
     def step(self) -> None:
         self.steps += 1
@@ -54,9 +56,9 @@ class DynamicWeightAverage(ScalarBalancer):
 
 
 class LearnedShares(ScalarBalancer):
-    """Weights that come of logits, which learn by gradient descent.
+    """Learns the logits of the weights by gradient descent.
 
-    learn_rate (float): Step size of the logits.
+    learn_rate (float): The step size of the logits.
     """
 
     STATE = {"logits": dict[str, float], "losses": dict[str, float]}
@@ -65,14 +67,14 @@ class LearnedShares(ScalarBalancer):
     def __init__(self, learn_rate: float) -> None:
         self.learn_rate = learn_rate
         self.logits: dict[str, float] = {}
-        self.losses: dict[str, float] = {}  # that the later ones are compared with
+        self.losses: dict[str, float] = {}  # later losses are compared with these
         self._gradients: dict[str, float] = {}
 
     def get_shares(self, tasks: Iterable[str]) -> dict[str, float]:
-        return share({task: self.logits.get(task, 0.0) for task in tasks})
+        return softmax_weights({task: self.logits.get(task, 0.0) for task in tasks})
 
     def add_gradient(self, d_weights: dict[str, float]) -> None:
-        """Keep what a gradient of the weights is at the logits."""
+        """Backpropagate a gradient from the weights to the logits, and add it up until `step`."""
         weights = self.get_shares(d_weights)
         mean = sum(weights[task] * d for task, d in d_weights.items()) / len(weights)
         for task, d in d_weights.items():
@@ -85,10 +87,10 @@ class LearnedShares(ScalarBalancer):
 
 
 class GradNorm(LearnedShares):
-    """Learn weights that bring the norms of the tasks' gradients to their mean, and above it for
-    tasks that have learnt less than the others.
+    """Learns weights that bring all gradient norms to their mean, or above it for tasks whose loss
+    has fallen less than that of the others.
 
-    alpha (float): How much to favour those; 0 for equal norms.
+    alpha (float): How strongly to favour such tasks. With 0 all norms become equal.
     """
 
     def __init__(self, learn_rate: float, alpha: float) -> None:
@@ -98,25 +100,25 @@ class GradNorm(LearnedShares):
     def weigh(self, batch: TaskBatch) -> dict[str, float]:
         weights = self.get_shares(batch.names)
         norms = {task: weights[task] * batch.norms[task] for task in batch.names}
-        # What is left of each loss since its first batch.
-        left = {
+        # the fraction of its first loss that each task still has
+        rest = {
             task: max(loss, 0.0) / max(self.losses.setdefault(task, loss), EPSILON)
             for task, loss in batch.losses.items()
         }
-        mean_norm, mean_left = (max(sum(v.values()) / len(v), EPSILON) for v in (norms, left))
+        mean_norm, mean_rest = (max(sum(v.values()) / len(v), EPSILON) for v in (norms, rest))
         d_weights = {}
         for task in batch.names:
-            error = norms[task] / mean_norm - (left[task] / mean_left) ** self.alpha
-            # In units of the mean norm, so that the step size does not depend on it.
+            error = norms[task] / mean_norm - (rest[task] / mean_rest) ** self.alpha
+            # relative to the mean norm, so that the step size does not depend on it
             d_weights[task] = math.copysign(batch.norms[task] / mean_norm, error)
         self.add_gradient(d_weights)
         return weights
 
 
 class FAMO(LearnedShares):
-    """Weight the tasks so that their losses fall at the same rate.
+    """Weights the tasks so that their losses fall at the same rate.
 
-    decay (float): Pulls the logits to 0, in each step by this share of the step size.
+    decay (float): The decay of the logits towards 0, per step and relative to the step size.
     """
 
     by_task = (*LearnedShares.by_task, "_sums")
@@ -148,7 +150,7 @@ class FAMO(LearnedShares):
 
 
 def add_losses(sums: dict[str, tuple[float, int]], batch: TaskBatch) -> None:
-    """Add a batch's losses to the sums, and to the numbers of what they are sums of."""
+    """Add the losses of a batch to the sum and the count of each task."""
     for task, loss in batch.losses.items():
         total, n = sums.get(task, (0.0, 0))
         sums[task] = (total + loss, n + 1)
@@ -156,10 +158,10 @@ def add_losses(sums: dict[str, tuple[float, int]], batch: TaskBatch) -> None:
 
 @checked("spacy-mtl.RandomWeights.v1")
 def create_random_weights_v1(seed: Seed = 0) -> RandomWeights:
-    """Weight the tasks at random, by a softmax over normal numbers: Lin et al. (2022), "Reasonable
+    """Weight the tasks by a softmax over random normal numbers: Lin et al. (2022), "Reasonable
     Effectiveness of Random Weighting", algorithm 2.
 
-    seed (int): Of the random numbers.
+    seed (int): The seed of the random numbers.
     """
     return RandomWeights(seed)
 
@@ -171,9 +173,9 @@ def create_dynamic_weight_average_v1(
     """Weight the tasks by how slowly their losses fall: Liu, Johns and Davison (2019), "End-to-End
     Multi-Task Learning with Attention", equation 7.
 
-    window (int): Updates over which a loss is averaged; the paper has an epoch. All weights are 1
-        in the first two.
-    temperature (float): The higher, the more even the weights.
+    window (int): The number of updates over which a loss is averaged; an epoch in the paper. All
+        weights are 1 in the first two windows.
+    temperature (float): Divides the logits. A higher value makes the weights more even.
     RAISES (ValueError): M058 for an argument out of range.
     """
     return DynamicWeightAverage(window, temperature)
@@ -186,10 +188,12 @@ def create_gradnorm_v1(
     """Learn weights that balance the tasks' gradient norms and training rates: Chen et al. (2018),
     "GradNorm", equation 2, with a softmax in place of the renormalization.
 
-    The norms are those at the token matrix, where the paper has the last shared layer's weights.
+    The norms are taken at the token matrix. The paper takes them at the weights of the last shared
+    layer.
 
-    learn_rate (float): Step size of the logits.
-    alpha (float): How much to favour tasks that have learnt less; 0 for equal norms.
+    learn_rate (float): The step size of the logits.
+    alpha (float): How strongly to favour tasks whose loss has fallen less than that of the others.
+        With 0 all norms become equal.
     RAISES (ValueError): M058 for an argument out of range.
     """
     return GradNorm(learn_rate, alpha)
@@ -202,12 +206,12 @@ def create_famo_v1(
     """Weight the tasks so that their losses fall at the same rate: Liu et al. (2023), "FAMO: Fast
     Adaptive Multitask Optimization", algorithm 1.
 
-    How much an update has lowered a loss is read from the next batch, not from another pass over
-    the same one. What this adds in noise does not pile up: the falls sum to that from the first
-    batch to the last.
+    The fall of a loss is measured at the next batch. The paper runs the same batch again. The noise
+    of this does not accumulate, because the falls add up to the difference between the first batch
+    and the last.
 
-    learn_rate (float): Step size of the logits.
-    decay (float): Pulls the logits to 0, in each step by this share of the step size.
+    learn_rate (float): The step size of the logits.
+    decay (float): The decay of the logits towards 0, per step and relative to the step size.
     RAISES (ValueError): M058 for an argument out of range.
     """
     return FAMO(learn_rate, decay)

@@ -1,27 +1,26 @@
-"""Weights learned so that every task's weighted loss comes to the same."""
+"""Balancers that learn weights which bring every task's weighted loss to the same value."""
 
 import math
 from typing import Annotated
 
 from ..arguments import Range, checked
-from ..encoder.hub import TaskBatch
+from ..encoder.training_pass import TaskBatch
 from .base import ScalarBalancer
 
 StepSize = Annotated[float, Range(0, 10, above=True)]
 
 
 class UncertaintyWeights(ScalarBalancer):
-    """Learn a log-variance s for each task and weight its loss L by exp(-s), minimizing
+    """Learns a log-variance s per task and weights its loss L by exp(-s). It minimizes
     exp(-s) L + c s by gradient descent.
 
-    At the minimum exp(-s) = c / L: a task counts by how small its loss has become relative to
-    itself, not by the loss's scale.
+    At the minimum exp(-s) = c / L, so the scale of a loss has no influence.
 
-    The gradient of s, in an update, is clipped to [-1, 1]: stock heads report sums in the
-    thousands, by which one step would take exp(-s) to 0.
+    The gradient of s is clipped to [-1, 1] per update. Stock heads report losses in the thousands:
+    without clipping, one step would bring exp(-s) to 0.
 
-    learn_rate (float): Step size of s, and the most it moves in an update.
-    target (float): c, which every weighted loss tends to.
+    learn_rate (float): The step size of s, and its largest change per update.
+    target (float): c, the value that every weighted loss approaches.
     """
 
     STATE = {"log_variances": dict[str, float]}
@@ -37,7 +36,7 @@ class UncertaintyWeights(ScalarBalancer):
         weights = {}
         for task, loss in batch.losses.items():
             weights[task] = math.exp(-self.log_variances.setdefault(task, 0.0))
-            if loss:  # a head that reports none would weigh more and more
+            if loss:  # the weight of a head that reports no loss would grow without end
                 gradient = self.target - weights[task] * loss
                 self._gradients[task] = self._gradients.get(task, 0.0) + gradient
         return weights
@@ -53,20 +52,21 @@ def create_uncertainty_weights_v1(learn_rate: StepSize = 0.01) -> UncertaintyWei
     """Weight the tasks by their learned homoscedastic uncertainty: Kendall, Gal and Cipolla (2018),
     "Multi-Task Learning Using Uncertainty to Weigh Losses", equation 10 for classification losses.
 
-    learn_rate (float): Step size of the log-variances, > 0, and the most they move in an update.
-    RAISES (ValueError): M058 for another step size.
+    learn_rate (float): The step size of the log-variances, > 0, and their largest change per
+        update.
+    RAISES (ValueError): M058 for a step size out of range.
     """
     return UncertaintyWeights(learn_rate, target=0.5)
 
 
 @checked("spacy-mtl.IMTLL.v1")
 def create_imtl_l_v1(learn_rate: StepSize = 0.01) -> UncertaintyWeights:
-    """Learn a scale for each task that brings its loss to 1, minimizing exp(s) L - s: IMTL-L, the
+    """Learn a scale per task that brings its loss to 1, by minimizing exp(s) L - s: IMTL-L, the
     loss balance of Liu et al. (2021), "Towards Impartial Multi-task Learning", section 3.2.
 
-    The weights are twice those of uncertainty, by the same rule.
+    The rule is that of `spacy-mtl.UncertaintyWeights.v1`, and the weights are twice as large.
 
-    learn_rate (float): Step size of the scales, > 0, and the most they move in an update.
-    RAISES (ValueError): M058 for another step size.
+    learn_rate (float): The step size of the scales, > 0, and their largest change per update.
+    RAISES (ValueError): M058 for a step size out of range.
     """
     return UncertaintyWeights(learn_rate, target=1.0)

@@ -1,34 +1,34 @@
-"""`spacy mtl bench`: how fast a pipeline is, and where its time goes."""
+"""`spacy mtl bench`: how fast a pipeline is, and which component takes the time."""
 
 import sys
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import chain, islice
-from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Annotated
 
-import spacy
-import srsly
-from spacy.cli._util import import_code, setup_gpu, walk_directory
 from spacy.language import Language
-from spacy.tokens import Doc, DocBin
-from spacy.vocab import Vocab
+from spacy.tokens import Doc
 from thinc.api import CupyOps, Model, get_current_ops
-from typer import Argument, Option
+from typer import Option
 from wasabi import msg
 
-from ..errors import Errors
-from . import command
+from ..contracts import Trainable
+from ..loading import load_pipeline, read_docs
+from .app import command
+from .options import CodePath, Data, GpuId, JsonOutput, Pipeline, prepare, write_json
 
 
 @dataclass
 class ComponentSpeed:
-    """A component's share of the time of all, words per second of its own time, and for
-    mtl_transformer the share of padding in the wordpieces that it reads.
+    """The speed of one component.
+
+    share (float): Its share of the time of all components, 0 to 1.
+    words_per_second (float): Words per second of its own time.
+    padding (Optional[float]): Share of padding in the wordpieces that it encodes, 0 to 1; None if
+        it is no mtl_transformer.
     """
 
     share: float
@@ -38,10 +38,20 @@ class ComponentSpeed:
 
 @dataclass
 class BenchResult:
-    """Words per second of the whole pipeline (median, least and most of the passes), each
-    component's, the process's peak of memory in 10^6 bytes (of a GPU, torch's part; `None` where it
-    is not known), and what was measured: `runtimes` has for each encoder "eager" or "cpu", and then
-    the kernels that this CPU uses.
+    """The speed of a pipeline, and the conditions of the measurement.
+
+    words_per_second (float): Median over the passes of the whole pipeline.
+    slowest, fastest (float): Words per second of the slowest and the fastest pass.
+    components (Dict[str, ComponentSpeed]): The speed of each component.
+    peak_mb (Optional[float]): Peak memory of the process in 10^6 bytes; None on Windows.
+    peak_gpu_mb (Optional[float]): Peak GPU memory of torch in 10^6 bytes; None on a CPU.
+    docs, words (int): Size of the data.
+    batch_size (int): Batch size of `nlp.pipe`.
+    repeats (int): Timed passes.
+    threads (int): Threads of torch.
+    runtimes (Dict[str, List[str]]): For each encoder "eager" or "cpu", followed by the kernels in
+        use on this CPU.
+    versions (Dict[str, str]): Versions of spaCy, spacy-mtl and torch.
     """
 
     words_per_second: float
@@ -61,73 +71,49 @@ class BenchResult:
 
 @command("bench", "Cannot measure")
 def bench_cli(
-    pipeline: Annotated[str, Argument(help="Name or folder of the pipeline")],
-    data: Annotated[Path, Argument(help="A .spacy file, or a folder of them")],
-    output: Annotated[Path | None, Option("--output", "-o", help="JSON file to write")] = None,
-    repeats: Annotated[int, Option("--repeats", "-r", min=1, help="Passes to time")] = 5,
-    batch_size: Annotated[int | None, Option(min=1, help="Default: the pipeline's")] = None,
-    limit: Annotated[int | None, Option(min=1, help="Docs to read; default: all")] = None,
-    code_path: Annotated[
-        Path | None, Option("--code", "-c", help="Python file with registered functions to import")
+    pipeline: Pipeline,
+    data: Data,
+    output: JsonOutput = None,
+    repeats: Annotated[int, Option("--repeats", "-r", min=1, help="Timed passes")] = 5,
+    batch_size: Annotated[
+        int | None, Option(min=1, help="Docs in a batch; by default as in the pipeline's config")
     ] = None,
-    gpu_id: Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")] = -1,
+    limit: Annotated[int | None, Option(min=1, help="Most docs to read; by default all")] = None,
+    code_path: CodePath = None,
+    gpu_id: GpuId = -1,
     threads: Annotated[int | None, Option(min=1, help="Threads of torch on the CPU")] = None,
 ) -> None:
     """
-    Measure how fast a pipeline is, and where its time goes.
+    Measure how fast a pipeline is, and which component takes the time.
 
-    Prints words per second of the whole pipeline and of each component, how much of what the
-    encoder reads is padding, and the peak of memory. Annotations of the data are not used.
+    Prints words per second of the pipeline and of each component, the share of padding in what the
+    encoder reads, the peak memory, and the runtime of each encoder. Annotations of the data are
+    not used.
     """
     import torch
 
-    import_code(code_path)
-    setup_gpu(gpu_id, silent=False)
+    prepare(code_path, gpu_id)
     if threads is not None:
         torch.set_num_threads(threads)
     nlp = load_pipeline(pipeline)
     docs = read_docs(data, nlp.vocab, limit)
     result = bench(nlp, docs, repeats=repeats, batch_size=batch_size)
     print_result(result)
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        srsly.write_json(output, asdict(result))
-
-
-def load_pipeline(name: str) -> Language:
-    """RETURNS (Language): The pipeline of a name or folder. RAISES (ValueError): M204."""
-    try:
-        return spacy.load(name)
-    except Exception as error:
-        raise ValueError(Errors.M204.format(name=name, error=error)) from error
-
-
-def read_docs(path: Path, vocab: Vocab, limit: int | None = None) -> list[Doc]:
-    """RETURNS (List[Doc]): At most `limit` docs of a .spacy file, or of all in a folder.
-    RAISES (ValueError): M205 if a file cannot be read, M206 if there is no word.
-    """
-    try:
-        bins = (DocBin().from_disk(file) for file in walk_directory(path, ".spacy"))
-        docs = list(islice(chain.from_iterable(b.get_docs(vocab) for b in bins), limit))
-    except Exception as error:
-        raise ValueError(Errors.M205.format(path=path, error=error)) from error
-    if not any(map(len, docs)):
-        raise ValueError(Errors.M206.format(path=path, docs=len(docs)))
-    return docs
+    write_json(output, asdict(result))
 
 
 def bench(
     nlp: Language, docs: Sequence[Doc], *, repeats: int = 5, batch_size: int | None = None
 ) -> BenchResult:
-    """Measure how fast a pipeline is, and where its time goes.
+    """Measure how fast a pipeline is, and which component takes the time.
 
-    After a pass to warm up, each repeat is a pass through `nlp.pipe` as it is, and another with
-    clocks between the components. Every pass has new docs, with words and spaces only.
+    After one pass to warm up, each repeat times a pass through `nlp.pipe`, and then a pass with
+    clocks between the components. Every pass gets new docs with words and spaces only.
 
     nlp (Language): The pipeline.
-    docs (Sequence[Doc]): What to read.
-    repeats (int): How many times.
-    batch_size (Optional[int]): For `nlp.pipe`, by default the pipeline's.
+    docs (Sequence[Doc]): The docs to copy the words and spaces from.
+    repeats (int): How many passes to time.
+    batch_size (Optional[int]): Batch size of `nlp.pipe`; the pipeline's own if not given.
     RETURNS (BenchResult): The medians over the repeats.
     """
     import torch
@@ -140,7 +126,7 @@ def bench(
 
     def make_docs() -> Iterator[Doc]:
         fresh = deque(Doc(nlp.vocab, words=words, spaces=spaces) for words, spaces in texts)
-        # What components leave on docs would add up if the docs were kept.
+        # Popped, not iterated: a doc and the features on it are freed after the pass.
         return (fresh.popleft() for _ in texts)
 
     time_pipeline(nlp, make_docs(), batch_size)
@@ -175,18 +161,18 @@ def bench(
 
 
 def time_pipeline(nlp: Language, docs: Iterable[Doc], batch_size: int) -> float:
-    """RETURNS (float): The seconds of a pass through the pipeline."""
+    """RETURNS (float): Seconds of one pass through the pipeline."""
     start = get_time()
     deque(nlp.pipe(docs, batch_size=batch_size), maxlen=0)
     return get_time() - start
 
 
 def time_components(nlp: Language, docs: Iterable[Doc], batch_size: int) -> dict[str, float]:
-    """RETURNS (Dict[str, float]): The seconds that each component works in a pass, without those
-    that it waits for the components before it.
+    """RETURNS (Dict[str, float]): Seconds that each component works in one pass. The time that it
+    waits for earlier components is theirs.
     """
     seconds: dict[str, float] = defaultdict(float)
-    worker, since = "", get_time()  # of a chain of generators, only one works at a time
+    worker, since = "", get_time()  # only one generator of the chain works at a time
 
     def switch(to: str) -> None:
         nonlocal worker, since
@@ -194,36 +180,42 @@ def time_components(nlp: Language, docs: Iterable[Doc], batch_size: int) -> dict
         seconds[worker] += now - since
         worker, since = to, now
 
-    def watch(stream: Iterable[Doc], name: str) -> Iterator[Doc]:
-        asking = worker
+    def clock(stream: Iterable[Doc], name: str) -> Iterator[Doc]:
+        consumer = worker
         switch(name)
         for doc in stream:
-            switch(asking)
+            switch(consumer)
             yield doc
             switch(name)
-        switch(asking)
+        switch(consumer)
 
     for name in nlp.pipe_names:
         others = [other for other in nlp.pipe_names if other != name]
-        docs = watch(nlp.pipe(docs, batch_size=batch_size, disable=others), name)
+        docs = clock(nlp.pipe(docs, batch_size=batch_size, disable=others), name)
     deque(docs, maxlen=0)
     return seconds
 
 
 def get_padding(nlp: Language, name: str, docs: Iterable[Doc], batch_size: int) -> float:
-    """RETURNS (float): How much of the wordpieces that the encoder `name` reads is padding, when
-    the components before it have read the docs. What fills a packed pass, up to 32 wordpieces, is
-    left out.
-    """
-    from ..encoder.model import get_batches
-    from ..encoder.pipe import buffer
+    """Compute how much of the input of an encoder is padding.
 
-    encoder: Any = nlp.get_pipe(name)
+    nlp (Language): The pipeline. The components before the encoder annotate the docs.
+    name (str): The mtl_transformer.
+    docs (Iterable[Doc]): The docs.
+    batch_size (int): Batch size of `nlp.pipe`.
+    RETURNS (float): Padding divided by all wordpieces. The filling of packed passes, up to 32
+        wordpieces each, is not counted.
+    """
+    from ..encoder.model.batches import get_batches
+    from ..encoder.pipe import SharedEncoder, buffer
+
+    encoder: object = nlp.get_pipe(name)
+    assert isinstance(encoder, SharedEncoder)
     model = encoder.model
     n_special = sum(map(len, model.special_ids))
     text, total = 0, 0
-    behind = nlp.pipe_names[nlp.pipe_names.index(name) :]
-    stream = nlp.pipe(docs, batch_size=batch_size, disable=behind)
+    later = nlp.pipe_names[nlp.pipe_names.index(name) :]
+    stream = nlp.pipe(docs, batch_size=batch_size, disable=later)
     for batch in buffer(stream, batch_size, encoder.buffer_size):
         pieces = model.get_wordpieces(batch)
         text += int((pieces.lengths + n_special).sum())
@@ -232,19 +224,20 @@ def get_padding(nlp: Language, name: str, docs: Iterable[Doc], batch_size: int) 
 
 
 def get_runtimes(nlp: Language) -> dict[str, list[str]]:
-    """RETURNS (Dict[str, List[str]]): For each component with an encoder of its own its runtime,
-    and the kernels for a CPU that it uses.
+    """RETURNS (Dict[str, List[str]]): For each component with an encoder in its model: "eager", or
+    "cpu" and the kernels in use.
     """
-    from ..encoder.cpu import get_choice
-    from ..encoder.model import SharedTransformer, has_kernels
+    from ..encoder.model.transformer import SharedTransformer
+    from ..encoder.runtime.choice import CPU
+    from ..encoder.runtime.cpu.capability import get_choice
 
     used = ["cpu", *(name for name, is_used in asdict(get_choice()).items() if is_used)]
-    models = {name: getattr(pipe, "model", None) for name, pipe in nlp.pipeline}
+    pipes: list[tuple[str, object]] = [*nlp.pipeline]
     return {
-        name: used if has_kernels(node) else ["eager"]
-        for name, model in models.items()
-        if isinstance(model, Model)
-        for node in model.walk()
+        name: used if node.runtime is CPU else ["eager"]
+        for name, pipe in pipes
+        if isinstance(pipe, Trainable) and isinstance(pipe.model, Model)
+        for node in pipe.model.walk()
         if isinstance(node, SharedTransformer)
     }
 
@@ -254,7 +247,7 @@ def is_on_gpu() -> bool:
 
 
 def get_time() -> float:
-    """RETURNS (float): The time in seconds when the GPU, if there is one, has done its work."""
+    """RETURNS (float): The time in seconds, once a GPU in use has finished its work."""
     if is_on_gpu():
         import torch
 
@@ -263,7 +256,7 @@ def get_time() -> float:
 
 
 def get_peak_mb() -> float | None:
-    """RETURNS (Optional[float]): The process's peak of memory; `None` on Windows."""
+    """RETURNS (Optional[float]): Peak memory of the process in 10^6 bytes; None on Windows."""
     if sys.platform == "win32":
         return None
     import resource

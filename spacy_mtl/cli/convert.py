@@ -1,4 +1,4 @@
-"""`spacy mtl convert`: source formats to the binary format of spaCy."""
+"""`spacy mtl convert`: convert corpora to the binary format of spaCy."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,21 +9,28 @@ from spacy.tokens import Doc, DocBin
 from typer import Argument, Option
 from wasabi import msg
 
+from ..annotations import get_layers
 from ..corpora.chunks import cut_doc
-from ..corpora.counts import ATTRIBUTES, TASKS, Counts, count_docs
-from ..corpora.formats import AUTO, FORMATS, read_docs
+from ..corpora.counts import Counts, count_docs
+from ..corpora.formats import AUTO, read_docs
 from ..errors import Errors
 from ..files import replacing
-from . import command
+from .app import command
+
+COMMON = ("tags", "ents", "cats")  # counted even if no doc has them
+SECONDARY = ("pos", "sents")  # counted only if they are asked for
 
 
 @command("convert", "Cannot convert")
 def convert_cli(
     inputs: Annotated[list[Path], Argument(help="Files, or folders of files")],
     output: Annotated[Path, Argument(help="The .spacy file to write", dir_okay=False)],
-    format: Annotated[str, Option("--format", "-f", help=f"{AUTO}, {', '.join(FORMATS)}")] = AUTO,
+    format: Annotated[
+        str, Option("--format", "-f", help="The format; auto: by the names of the files")
+    ] = AUTO,
     words: Annotated[
-        int, Option("--words", "-w", min=0, help="Cut docs at sentences, so long; 0: do not cut")
+        int,
+        Option("--words", "-w", min=0, help="Cut docs at sentences to this length; 0: do not cut"),
     ] = 120,
     tags: Annotated[str, Option("--tags", help="conllu: column of the tags, xpos, upos")] = "xpos",
     category: Annotated[
@@ -37,34 +44,47 @@ def convert_cli(
     ] = None,
     text: Annotated[str, Option("--text", help="csv, tsv: column of the text")] = "text",
     separator: Annotated[
-        str, Option("--separator", help="csv, tsv: what stands between two labels of a text")
+        str, Option("--separator", help="csv, tsv: separator of several labels in a cell")
     ] = "",
     split: Annotated[str, Option("--split", "-s", help="clinc: key of the split")] = "train",
     lang: Annotated[
         str, Option("--lang", "-l", help="Language whose tokenizer splits raw text")
     ] = "en",
     tasks: Annotated[
-        str, Option("--tasks", "-t", help="Annotations to keep; the others become missing")
-    ] = ",".join(TASKS),
+        str | None,
+        Option(
+            "--tasks",
+            "-t",
+            help="Annotations to keep, such as tags,ents; the others become missing. "
+            "By default all are kept",
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        Option("--option", "-o", help="Option of a format of another package, as NAME=VALUE"),
+    ] = None,
 ) -> None:
     """
-    Convert corpora to a .spacy file for training, and count what it holds.
+    Convert corpora to a .spacy file for training, and count their labels.
 
-    Reads CoNLL-U, slot filling folders (seq.in, seq.out, label), JSON Lines, CSV, TSV and
-    CLINC150 JSON. An annotation that a corpus does not have stays missing.
+    Reads the formats conllu (CoNLL-U), slots (slot filling folders with seq.in, seq.out and label),
+    jsonl (JSON Lines), csv, tsv and clinc (CLINC150 JSON), and the formats of other packages. An
+    annotation that a corpus does not have stays missing.
     """
+    others = dict(item.partition("=")[::2] for item in option or ())
     counts = convert(
         inputs,
         output,
         format=format,
         words=words,
         lang=lang,
-        tasks=[task.strip() for task in tasks.split(",")],
+        tasks=None if tasks is None else [task.strip() for task in tasks.split(",")],
         tags=tags,
         category=category,
         text=text,
         separator=separator,
         split=split,
+        **others,
     )
     print_counts(counts)
     msg.good(f"{counts.docs} docs with {counts.words} words: {output}")
@@ -77,47 +97,69 @@ def convert(
     format: str = AUTO,
     words: int = 120,
     lang: str = "en",
-    tasks: Iterable[str] = tuple(TASKS),
+    tasks: Iterable[str] | None = None,
     **options: str | None,
 ) -> Counts:
     """Convert corpora to one `.spacy` file.
 
     inputs (Sequence[Path]): Files, or folders of files of the format.
     output (Path): The file to write.
-    format (str): A name in `spacy_mtl.corpora.formats.FORMATS`, or "auto".
+    format (str): The name of a format, or "auto" to guess it from the files.
     words (int): The most words in a chunk of a doc; 0 leaves docs whole.
     lang (str): The language whose tokenizer splits raw text.
-    tasks (Iterable[str]): What to keep of "tags" (with the coarse `pos`), "ents" and "cats".
-    **options (Optional[str]): Other options of the readers, `None` for their default.
-    RETURNS (Counts): What the file holds.
-    RAISES (ValueError): If the input cannot be read or is empty, the output is no `.spacy` file, or
-        a task is unknown.
+    tasks (Optional[Iterable[str]]): The names of the annotation layers to keep, such as "tags",
+        "ents" and "cats"; None for all. Sentences are always kept, and "pos" along with "tags".
+    **options (Optional[str]): Other options of the readers, None for their defaults.
+    RETURNS (Counts): The counts of the file: of "tags", "ents", "cats", the other layers in
+        `tasks`, and without `tasks` the other layers that a doc has.
+    RAISES (ValueError): M115 if the output is no `.spacy` file, M113 for an unknown task, M112 if
+        there are no docs; others if the input cannot be read.
     """
     if output.suffix != ".spacy":
         raise ValueError(Errors.M115.format(path=output))
-    dropped = TASKS.keys() - set(tasks)
-    for task in set(tasks) - TASKS.keys():
-        raise ValueError(Errors.M113.format(value=task, option="task", choices=list(TASKS)))
+    layers = get_layers()
+    named = None if tasks is None else set(tasks)
+    for task in sorted((named or set()) - layers.keys()):
+        raise ValueError(Errors.M113.format(value=task, option="task", choices=list(layers)))
     docs = read_docs(inputs, blank(lang).vocab, format=format, lang=lang, **options)
     chunks = [chunk for doc in docs for chunk in cut_doc(doc, words)]
     if not chunks:
         raise ValueError(Errors.M112.format(paths=", ".join(map(str, inputs)), format=format))
-    for chunk in chunks:
-        _drop_annotations(chunk, dropped)
+    if named is not None:
+        strip_others(chunks, named)
     output.parent.mkdir(parents=True, exist_ok=True)
     with replacing(output) as new:
         DocBin(docs=chunks).to_disk(new)
-    return count_docs(chunks)
+    if named is None:
+        present = [name for name in layers if any(map(layers[name].is_annotated, chunks))]
+        named = set(present).difference(SECONDARY)
+    counted = dict.fromkeys([*COMMON, *sorted(named)])
+    return count_docs(chunks, {name: layers[name] for name in counted})
+
+
+def strip_others(docs: Iterable[Doc], kept: set[str]) -> None:
+    """Make annotations missing.
+
+    docs (Iterable[Doc]): The docs.
+    kept (Set[str]): The names of the layers to keep, besides sentences, and "pos" with "tags".
+    """
+    kept = kept | {"sents"} | ({"pos"} if "tags" in kept else set())
+    dropped = [layer for name, layer in get_layers().items() if name not in kept]
+    for doc in docs:
+        for layer in dropped:
+            if layer.is_annotated(doc):
+                layer.strip(doc)
 
 
 def print_counts(counts: Counts, top: int = 10) -> None:
     """Print the counts as a table, then the most frequent labels of each task.
 
-    counts (Counts): The counts.
+    counts (Counts): The counts of annotation layers, by their names.
     top (int): How many labels to print.
     """
+    layers = get_layers()
     rows = [
-        (task, f"{units} {ATTRIBUTES[TASKS[task]].unit}", len(labels), missing)
+        (task, f"{units} {layers[task].unit}", len(labels), missing)
         for task, (units, labels, missing) in counts.tasks.items()
     ]
     msg.table(
@@ -131,14 +173,3 @@ def print_counts(counts: Counts, top: int = 10) -> None:
             msg.text(
                 f"{task}: " + ", ".join(f"{label!r} ({n})" for label, n in labels.most_common(top))
             )
-
-
-def _drop_annotations(doc: Doc, tasks: Iterable[str]) -> None:
-    for task in tasks:
-        if task == "tags":
-            for token in doc:
-                token.tag_ = token.pos_ = ""
-        elif task == "ents":
-            doc.set_ents([], default="missing")
-        else:
-            doc.cats = {}

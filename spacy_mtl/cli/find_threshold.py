@@ -1,49 +1,52 @@
-"""`spacy mtl find-threshold`: from which probability on a category is given."""
+"""`spacy mtl find-threshold`: the probability from which a category is assigned."""
 
 from pathlib import Path
 from typing import Annotated
 
-from spacy.cli._util import import_code, setup_gpu
 from spacy.language import Language
 from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
 from typer import Argument, Option
 from wasabi import msg
 
 from ..errors import Errors, quote
+from ..loading import load_pipeline, read_examples
 from ..training.thresholds import SCORES, Thresholds, find_thresholds, set_threshold
-from . import command
-from .bench import load_pipeline
-from .calibrate import read_examples
+from .app import command
+from .options import CodePath, GpuId, HeldOutData, Pipeline, prepare, save_pipeline
 
 
 @command("find-threshold", "Cannot find a threshold")
 def find_threshold_cli(
-    pipeline: Annotated[str, Argument(help="Name or folder of the pipeline")],
-    data: Annotated[Path, Argument(help="A .spacy file, or a folder of them, such as dev")],
+    pipeline: Pipeline,
+    data: HeldOutData,
     component: Annotated[
-        str | None, Argument(help="The component; by default the only one there is")
+        str | None,
+        Argument(help="Component with independent categories, if the pipeline has several"),
     ] = None,
     scores_key: Annotated[
-        str, Option("--scores-key", "-s", help=f"What to maximize: {', '.join(SCORES)}")
+        str, Option("--scores-key", "-s", help=f"Score to maximize: {', '.join(SCORES)}")
     ] = SCORES[0],
     output: Annotated[
         Path | None,
-        Option("--output", "-o", help="Where to write the pipeline with it", file_okay=False),
+        Option(
+            "--output",
+            "-o",
+            help="Folder for the pipeline with the best threshold",
+            file_okay=False,
+        ),
     ] = None,
-    code_path: Annotated[
-        Path | None, Option("--code", "-c", help="Python file with registered functions to import")
-    ] = None,
-    gpu_id: Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")] = -1,
+    code_path: CodePath = None,
+    gpu_id: GpuId = -1,
 ) -> None:
     """
-    Find the best threshold of categories that are independent.
+    Find the best threshold for independent categories.
 
-    The pipeline runs over the data once, and all thresholds that make a difference are tried.
-    Prints F of each label by the threshold that the component has, by the best one for all, and by
-    the label's own best one, which a component has no room for: it is for your own use of doc.cats.
+    The pipeline runs over the data once, and every threshold that changes a prediction is tried.
+    Prints the F of each label at the current threshold, at the best threshold for all labels, and
+    at the best threshold for this label alone. A component has one threshold: to use one for each
+    label, compare doc.cats with them in your own code.
     """
-    import_code(code_path)
-    setup_gpu(gpu_id, silent=False)
+    prepare(code_path, gpu_id)
     if scores_key not in SCORES:
         raise ValueError(
             Errors.M113.format(value=scores_key, option="--scores-key", choices=list(SCORES))
@@ -54,14 +57,16 @@ def find_threshold_cli(
     print_thresholds(found, scores_key)
     if output:
         set_threshold(nlp, name, found.threshold[1])
-        output.mkdir(parents=True, exist_ok=True)
-        nlp.to_disk(output)
-        msg.good(f"Saved the pipeline with this threshold: {output}")
+        save_pipeline(nlp, output, "pipeline with this threshold")
 
 
 def pick_component(nlp: Language, name: str | None) -> str:
-    """RETURNS (str): The component with independent categories that is meant.
-    RAISES (ValueError): M081 if there is none, M082 if there are several.
+    """Find the component whose threshold to set.
+
+    nlp (Language): The pipeline.
+    name (Optional[str]): The component; if not given, the only one with independent categories.
+    RETURNS (str): The name of the component.
+    RAISES (ValueError): M081 if there is no such component, M082 if there are several.
     """
     names = [key for key, pipe in nlp.pipeline if isinstance(pipe, MultiLabel_TextCategorizer)]
     if (name is None and not names) or (name is not None and name not in names):
@@ -80,7 +85,7 @@ def print_thresholds(found: Thresholds, scores_key: str) -> None:
         + (("-", "-") if label.best is None else (f"{label.best:.4f}", f"{100 * label.f[2]:.1f}"))
         for label in found.labels
     ]
-    header = ("Label", "Support", f"F at {before}", f"F at {best}", "Its best", "F")
+    header = ("Label", "Support", f"F at {before}", f"F at {best}", "Own best", "F")
     msg.table(rows, header=header, aligns=("l", *"r" * 5), divider=True)
     scores = [f"{100 * score:.2f}" for score in found.score]
     msg.good(f"Best threshold: {best} with {scores_key} {scores[1]} (at {before}: {scores[0]})")

@@ -1,89 +1,88 @@
-"""`spacy mtl report`: what trainings led to, and which tasks help each other."""
+"""`spacy mtl report`: compare runs, and show which tasks help each other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import srsly
-from spacy.cli._util import import_code, setup_gpu
 from typer import Argument, Option
 
 from ..errors import Errors, quote
-from ..report.content import make_content
+from ..report.content import make_report
+from ..report.markdown import to_markdown
+from ..report.records import Report
 from ..report.runs import read_run
-from ..report.table import make_tables, to_markdown
-from . import command
+from ..report.tables import make_claims, make_tables
+from .app import command
+from .options import CodePath, GpuId, prepare
 
-PRINTED = ("What differs", "Alone or together", "All runs")
+PRINTED = ("Alone or together", "What differs", "All runs")
 
 
 @command("report", "Cannot report")
 def report_cli(
     runs: Annotated[
         list[Path],
-        Argument(help="Folders of `spacy train --output`, or files of `spacy evaluate --output`"),
+        Argument(help="Output folders of training runs, or files of `spacy evaluate --output`"),
     ],
     names: Annotated[
         str | None,
-        Option("--names", "-n", help="The runs' names, with commas; by default the files' names"),
+        Option("--names", "-n", help="Names of the runs, separated by commas"),
     ] = None,
     data: Annotated[
         Path | None,
-        Option("--data", "-d", help="A .spacy file, or a folder of them, to run the pipelines on"),
+        Option("--data", "-d", help=".spacy file, or folder of them, to run the pipelines on"),
     ] = None,
     output: Annotated[
-        Path | None, Option("--output", "-o", help="The Markdown file to write", dir_okay=False)
+        Path | None, Option("--output", "-o", help="Markdown file to write", dir_okay=False)
     ] = None,
     json: Annotated[
-        Path | None, Option("--json", "-j", help="The JSON file to write", dir_okay=False)
+        Path | None, Option("--json", "-j", help="JSON file to write", dir_okay=False)
     ] = None,
     html: Annotated[
-        Path | None, Option("--html", "-H", help="The HTML page to write", dir_okay=False)
+        Path | None, Option("--html", "-H", help="HTML page to write", dir_okay=False)
     ] = None,
-    code_path: Annotated[
-        Path | None, Option("--code", "-c", help="Python file with registered functions to import")
-    ] = None,
-    gpu_id: Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")] = -1,
+    code_path: CodePath = None,
+    gpu_id: GpuId = -1,
 ) -> None:
     """
-    Compare several runs, and tell which tasks help each other.
+    Compare runs, and show which tasks help each other.
 
-    Prints a Markdown table with a row for each run: tag_acc, ents_f, ents_p, ents_r and cats_score
-    in percent, and words per second. The best of each column is bold.
+    Prints a Markdown table of the scores of each run, in percent, and its words per second. The
+    best of each column is bold.
 
-    With --data the pipelines are scored on it, label by label, and each task that was trained both
-    alone and with others is compared, with a test of significance. The files have also what the
-    tasks' losses, weights and gradients were in training.
+    With --data, all pipelines are scored on the same data, label by label. Each task that was
+    trained both alone and with other tasks is compared, with a significance test. The files also
+    show losses, weights and gradients during training.
     """
-    import_code(code_path)
     for path in filter(None, (output, json, html)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    make_page = import_page() if html else lambda _: ""
-    setup_gpu(gpu_id, silent=True)
+    make_page = import_page() if html else None
+    prepare(code_path, gpu_id, silent=True)
     content = report(runs, None if names is None else names.split(","), data)
-    tables = make_tables(content)
-    print(to_markdown([table for table in tables if table.title in PRINTED]), end="")
-    for path, make_text in (
-        (output, lambda: to_markdown(tables)),
-        (json, lambda: srsly.json_dumps(content, indent=2)),
-        (html, lambda: make_page(content)),
-    ):
-        if path:
-            path.write_text(make_text(), encoding="utf8")
+    claims, tables = make_claims(content), make_tables(content)
+    print(to_markdown([t for t in tables if t.title in PRINTED], claims), end="")
+    if output:
+        output.write_text(to_markdown(tables, claims), encoding="utf8")
+    if json:
+        json.write_text(srsly.json_dumps(asdict(content), indent=2), encoding="utf8")
+    if html and make_page:
+        html.write_text(make_page(content), encoding="utf8")
 
 
 def report(
     paths: Sequence[Path], names: Sequence[str] | None = None, data: Path | None = None
-) -> dict[str, Any]:
-    """Find out what there is to say of several runs.
+) -> Report:
+    """Build a report of several runs.
 
-    paths (Sequence[Path]): Folders of trainings, and JSON files that `spacy evaluate --output` has
-        written.
-    names (Optional[Sequence[str]]): A name for each run. Otherwise they have the names of their
-        files or folders, or their paths if two names are the same.
-    data (Optional[Path]): A .spacy file, or a folder of them, for the pipelines to run over.
-    RETURNS (Dict[str, Any]): As of `make_content`.
-    RAISES (ValueError): M201 to M205 or M230 to M238 if there is nothing to say of them.
+    paths (Sequence[Path]): Output folders of training runs, and JSON files of `spacy evaluate
+        --output`.
+    names (Optional[Sequence[str]]): The names of the runs. By default the names of their files or
+        folders, or their paths if two names are equal.
+    data (Optional[Path]): A .spacy file, or a folder of .spacy files, for the pipelines to run on.
+    RETURNS (Report): The report.
+    RAISES (ValueError): M201 to M206 or M230 to M238 if the runs cannot be reported.
     """
     if names is None:
         names = [path.name if path.is_dir() else path.stem for path in paths]
@@ -94,11 +93,13 @@ def report(
             Errors.M203.format(found=len(names), expected=len(paths), names=quote(names))
         )
     runs = [read_run(path, name.strip()) for path, name in zip(paths, names, strict=True)]
-    return make_content(runs, data)
+    return make_report(runs, data)
 
 
-def import_page() -> Any:
-    """RETURNS (Callable): What makes the page. RAISES (ValueError): M237 without matplotlib."""
+def import_page() -> Callable[[Report], str]:
+    """RETURNS (Callable): The function that makes the page.
+    RAISES (ValueError): M237 without matplotlib.
+    """
     try:
         from ..report.page import make_page
     except ImportError as error:

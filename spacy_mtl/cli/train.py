@@ -13,44 +13,43 @@ from spacy.cli._util import (
     show_validation_error,
 )
 from spacy.training.initialize import init_nlp
-from typer import Argument, Context, Option
+from typer import Context, Option
 from wasabi import msg
 
 from ..errors import Errors
-from . import command, read_config
+from .app import command
+from .options import CodePath, ConfigPath, GpuId, read_config
 
 
 @command("train", "Cannot train", overrides=True)
 def train_cli(
     ctx: Context,
-    config_path: Annotated[Path, Argument(help="The config", exists=True, allow_dash=True)],
+    config_path: ConfigPath,
     output: Annotated[
         Path | None,
         Option("--output", "--output-path", "-o", help="The folder to save to", file_okay=False),
     ] = None,
     resume: Annotated[
-        bool, Option("--resume", "-r", help="Go on from the checkpoint in the output folder")
+        bool, Option("--resume", "-r", help="Resume from the checkpoint in the output folder")
     ] = False,
     overwrite: Annotated[
-        bool, Option("--overwrite", help="Begin anew in an output folder that has a checkpoint")
+        bool, Option("--overwrite", help="Start again in an output folder that has a checkpoint")
     ] = False,
-    code_path: Annotated[
-        Path | None, Option("--code", "-c", help="Python file with registered functions to import")
-    ] = None,
-    gpu_id: Annotated[int, Option("--gpu-id", "-g", help="GPU ID or -1 for CPU")] = -1,
+    code_path: CodePath = None,
+    gpu_id: GpuId = -1,
     verbose: Annotated[
         bool, Option("--verbose", "-V", "-VV", help="Display more information for debugging")
     ] = False,
 ) -> None:
     """
-    Train a pipeline as `spacy train` does, and leave a checkpoint in the output folder at each
+    Train a pipeline as `spacy train` does, and write a checkpoint to the output folder at each
     evaluation and at the end.
 
-    However training was stopped, --resume goes on from there: on the same machine the pipelines
-    and the log become the same, bit for bit, as without the stop. On a GPU that holds as far as its
-    own operations repeat themselves. The config and its overrides must be the same but for
-    training.max_steps, max_epochs, patience and the logger. Without a checkpoint training begins.
-    A folder with a checkpoint is left alone unless there is --resume or --overwrite.
+    --resume continues a run from its checkpoint, however it was stopped. On the same machine the
+    pipelines and the log become the same, bit for bit, as without the stop. On a GPU this holds
+    only if its operations are deterministic. The config and its overrides must be those of the
+    first run, except training.max_steps, max_epochs, patience and the logger. Without a checkpoint
+    a new run starts. A folder with a checkpoint is refused without --resume or --overwrite.
     """
     from ..training.loop import CHECKPOINT, train
     from ..training.resume import read_checkpoint
@@ -83,6 +82,6 @@ def train_cli(
             past = read_checkpoint(path, nlp)
             msg.info(f"Resuming after step {past['step']}")
         else:
-            msg.info(f"No checkpoint in {output}: training begins anew")
+            msg.info(f"No checkpoint in {output}: a new run starts")
     msg.divider("Training pipeline")
     train(nlp, output, past, use_gpu=gpu_id, stdout=sys.stdout, stderr=sys.stderr)

@@ -1,8 +1,8 @@
-"""Batches of about as many wordpieces as the encoder likes."""
+"""Batches with about the same number of wordpieces."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 from spacy.tokens import Doc
 from spacy.training import Example
@@ -11,21 +11,22 @@ from spacy.util import minibatch
 from ..arguments import Count, checked
 from ..errors import Errors
 
-READ_AHEAD = 256  # items to count wordpieces of in one call
+Item = TypeVar("Item", bound=Doc | Example)
+READ_AHEAD = 256  # items tokenized in one call
 
 
 @checked("spacy-mtl.batch_by_wordpieces.v1")
 def create_wordpiece_batcher_v1(
     size: Count, tokenizer: str | None = None, discard_oversize: bool = False
-) -> Callable[[Iterable[Any]], Iterator[list[Any]]]:
-    """Batch docs or examples by wordpieces, in the order in which they come.
+) -> Callable[[Iterable[Item]], Iterator[list[Item]]]:
+    """Batch docs or examples by wordpieces, in their given order.
 
-    What the encoder has to do is then nearly the same for each batch, which words do not tell:
-    names, numbers and foreign text have several wordpieces a word.
+    The work of the encoder is then nearly the same for each batch. With batches by words it is not:
+    names, numbers and foreign text have several wordpieces per word.
 
-    size (int): The most wordpieces of a batch. An item with more is a batch of its own.
-    tokenizer (Optional[str]): The encoder's name or path, whose wordpieces are counted. Without
-        it, one for every four characters of a word and at least one.
+    size (int): The largest number of wordpieces in a batch. A larger item becomes its own batch.
+    tokenizer (Optional[str]): The name or path of the encoder whose wordpieces are counted. If
+        `None`, a word counts as one wordpiece per four characters, rounded up.
     discard_oversize (bool): Whether to leave out items with more than `size` wordpieces.
     RAISES (ValueError): M058 for an argument out of range.
     """
@@ -35,12 +36,12 @@ def create_wordpiece_batcher_v1(
 
 
 def batch_by_wordpieces(
-    items: Iterable[Any], *, size: int, tokenizer: str | None, discard_oversize: bool
-) -> Iterator[list[Any]]:
+    items: Iterable[Item], *, size: int, tokenizer: str | None, discard_oversize: bool
+) -> Iterator[list[Item]]:
     """YIELDS (List[Union[Doc, Example]]): The batches."""
-    batch: list[Any] = []
+    batch: list[Item] = []
     total = 0
-    for chunk in minibatch(items, READ_AHEAD):
+    for chunk in minibatch(items, READ_AHEAD):  # type: ignore[no-untyped-call]
         for item, length in zip(chunk, count_wordpieces(chunk, tokenizer), strict=True):
             if length > size and discard_oversize:
                 continue
@@ -53,9 +54,9 @@ def batch_by_wordpieces(
         yield batch
 
 
-def count_wordpieces(items: Sequence[Any], tokenizer: str | None) -> list[int]:
-    """RETURNS (List[int]): The wordpieces of each doc or example, without special tokens."""
-    docs: list[Doc] = [i.predicted if isinstance(i, Example) else i for i in items]
+def count_wordpieces(items: Sequence[Doc | Example], tokenizer: str | None) -> list[int]:
+    """RETURNS (List[int]): The number of wordpieces per doc or example, without special tokens."""
+    docs = [i.predicted if isinstance(i, Example) else i for i in items]
     if tokenizer is None:
         return [sum(1 + (len(token) - 1) // 4 for token in doc) for doc in docs]
     encodings = load_tokenizer(tokenizer).encode_batch(
@@ -72,7 +73,7 @@ def load_tokenizer(name: str) -> Any:
 
     source = str(embedded_minilm()) if name == MINILM else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, ImportError) as err:
         raise ValueError(Errors.M001.format(name=name, error=err)) from err
     check_tokenizer(tokenizer, name)

@@ -1,41 +1,45 @@
 """Cut long docs at sentence boundaries."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 
 from spacy.tokens import Doc
 
-ATTRS: list[int | str] = ["TAG", "POS", "MORPH", "LEMMA", "SENT_START", "ENT_IOB", "ENT_TYPE"]
+from ..annotations import AnnotationLayer, get_layers
 
 
 def cut_doc(doc: Doc, words: int) -> Iterator[Doc]:
     """Cut a doc into chunks of whole sentences, as many in each as the limit allows.
 
-    A sentence over the limit is a chunk of its own. There is no cut inside an entity, or where
-    the doc does not say that a sentence starts.
+    A sentence over the limit is a chunk of its own. A doc is cut only where it has a sentence
+    start, and not inside an entity or another labelled span.
 
     doc (Doc): The doc.
     words (int): The most words in a chunk; 0 leaves the doc whole.
-    RETURNS (Iterator[Doc]): The chunks, each with the annotations of its words in `ATTRS` and
-        all `cats` of the doc; what is missing in the doc is missing in them.
+    YIELDS (Doc): The chunks, each with the annotations of its words and with all categories of the
+        doc. An annotation that is missing in the doc is missing in the chunks.
     """
     if not words or len(doc) <= words:
         yield doc
         return
-    array = doc.to_array(ATTRS)
-    for start, end in pairwise(_find_cuts(doc, words)):
-        chunk = Doc(
-            doc.vocab,
-            words=[token.text for token in doc[start:end]],
-            spaces=[bool(token.whitespace_) for token in doc[start:end]],
-        )
-        chunk.from_array(ATTRS, array[start:end])  # type: ignore[arg-type]
-        chunk.cats = dict(doc.cats)
+    layers = [layer for layer in get_layers().values() if layer.is_annotated(doc)]
+    for start, end in pairwise(_find_cuts(doc, words, layers)):
+        chunk = make_bare_doc(doc, start, end)
+        for layer in layers:
+            layer.copy(doc, chunk, start)
         yield chunk
 
 
-def _find_cuts(doc: Doc, words: int) -> list[int]:
-    starts = [token.i for token in doc[1:] if token.is_sent_start and token.ent_iob_ != "I"]
+def make_bare_doc(doc: Doc, start: int = 0, end: int | None = None) -> Doc:
+    """RETURNS (Doc): A doc of the same tokens, or a part of them, without annotation."""
+    tokens = doc[start:end]
+    words = [token.text for token in tokens]
+    return Doc(doc.vocab, words=words, spaces=[bool(token.whitespace_) for token in tokens])
+
+
+def _find_cuts(doc: Doc, words: int, layers: Collection[AnnotationLayer[object]]) -> list[int]:
+    joined = {i for layer in layers for i in layer.find_joined(doc)}
+    starts = [token.i for token in doc[1:] if token.is_sent_start and token.i not in joined]
     cuts = [0]
     for start, end in pairwise([0, *starts, len(doc)]):
         if end - cuts[-1] > words and start > cuts[-1]:

@@ -1,4 +1,4 @@
-"""CoNLL-U files: https://universaldependencies.org/format.html."""
+"""Reads CoNLL-U files: https://universaldependencies.org/format.html."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -12,14 +12,14 @@ from spacy.util import filter_spans
 from spacy.vocab import Vocab
 
 from ..errors import Errors
-from .source import check_iob, clean_words, read_lines
+from .text_io import check_iob, clean_words, read_lines
 
 _ID = re.compile(r"(\d+)(?:([-.])(\d+))?")
 _BRACKET = re.compile(r"\((?P<opened>[^()]+)(?P<single>\))?|(?P<closed>[^()]+)\)")
 
 
 class Word(NamedTuple):
-    """A syntactic word: `start` if it opens a sentence, `space` if a space follows it."""
+    """A syntactic word. `start`: whether it opens a sentence. `space`: whether a space follows."""
 
     line: int
     form: str
@@ -31,7 +31,7 @@ class Word(NamedTuple):
 
 
 class Mention(NamedTuple):
-    """The words from `start` to before `end` in one pair of brackets, and its `-` fields."""
+    """One pair of entity brackets: the words from `start` to before `end`, and its `-` fields."""
 
     start: int
     end: int
@@ -51,16 +51,16 @@ def read_conllu(
 ) -> Iterator[Doc]:
     """Read the documents of a CoNLL-U file: tags, sentences, entities and a category.
 
-    Entities are `NER=` (IOB2) in MISC, or else the named mentions of `Entity=`. A document
-    begins at `# newdoc` and wherever the category changes.
+    Entities are read from `NER=` (IOB2) in MISC, or else from the named mentions of `Entity=`. A
+    document begins at `# newdoc` and where the category changes.
 
     path (Path): The file.
     vocab (Vocab): The vocab of the docs.
     tags (Literal["xpos", "upos"]): The column that becomes `token.tag_`.
     category (str): The key of the `# key = value` comment that holds the label in
         `doc.cats`, or "newdoc" for the text before the first `-` or `_` of `# newdoc id`.
-    RETURNS (Iterator[Doc]): The docs; `cats` has the one label that holds.
-    RAISES (ValueError): If a line breaks the format.
+    YIELDS (Doc): The docs. `cats` has one label, with the value 1.
+    RAISES (ValueError): M113 for another column, M103 to M107 if a line breaks the format.
     """
     if tags not in ("xpos", "upos"):
         raise ValueError(
@@ -95,8 +95,8 @@ def read_mentions(path: Path, words: list[Word]) -> list[Mention]:
 
     path (Path): The file the words come from.
     words (List[Word]): The words of the document.
-    RETURNS (List[Mention]): The mentions, nested ones included, in the order they close.
-    RAISES (ValueError): If brackets do not balance or a mention crosses a sentence.
+    RETURNS (List[Mention]): All mentions, including nested ones, in the order of their ends.
+    RAISES (ValueError): M105 if brackets do not balance, M106 if a mention crosses a sentence.
     """
     mentions = []
     opened: dict[str, list[tuple[int, list[str]]]] = {}
@@ -125,8 +125,8 @@ def _error(message: str, path: Path, word: Word) -> ValueError:
 
 
 def _named_spans(doc: Doc, mentions: Iterable[Mention], declared: list[str]) -> list[Span]:
-    """Keep what flat NER calls an entity: a mention with an identity and a proper noun."""
-    # The first declared field is the group, which `Mention.fields` leaves out.
+    """Select the mentions that flat NER annotates: those with an identity and a proper noun."""
+    # The first declared field is the group, which is not in `Mention.fields`.
     etype, identity = (declared.index(name) - 1 for name in ("etype", "identity"))
     return filter_spans(
         Span(doc, start, end, label=fields[etype])
@@ -184,7 +184,7 @@ def _read_sentences(path: Path) -> Iterator[Sentence]:
 
 
 def _parse_words(path: Path, rows: list[tuple[int, list[str]]]) -> list[Word]:
-    """Turn the rows of a sentence into words; the row of a range only tells their spacing."""
+    """Convert the rows of a sentence to words. The row of a range sets only their spacing."""
     words: list[Word] = []
     ranges: list[tuple[int, int, int, str, bool]] = []
     for line, columns in rows:
@@ -205,8 +205,8 @@ def _parse_words(path: Path, rows: list[tuple[int, list[str]]]) -> list[Word]:
         if not first < last <= len(words):
             value = f"{first + 1}-{last} before {len(words) + 1}"
             raise ValueError(Errors.M104.format(path=path, line=line, value=value))
-        # Words that spell the range are one written word; others (du = de + le) are set apart.
-        apart = "".join(word.form for word in words[first:last]) != form
-        inner = [word._replace(space=apart) for word in words[first : last - 1]]
+        # Words that spell the range get no spaces between them. Others (du = de + le) do.
+        is_apart = "".join(word.form for word in words[first:last]) != form
+        inner = [word._replace(space=is_apart) for word in words[first : last - 1]]
         words[first:last] = [*inner, words[last - 1]._replace(space=space)]
     return words

@@ -1,4 +1,4 @@
-"""Several corpora as one stream, each with the labels that it has."""
+"""Mix several corpora into one stream of examples."""
 
 import random
 import warnings
@@ -9,22 +9,25 @@ from statistics import fmean
 from typing import Annotated, Any, Literal
 
 from spacy.language import Language
-from spacy.tokens import Doc, Span
 from spacy.training import Example
 
+from ..annotations import AnnotationLayer, find_layers
 from ..arguments import Count, Range, Seed, Share, check, checked
+from ..contracts import find_tasks
 from ..errors import Errors, Warnings
+from ..types import Settings
+from .chunks import make_bare_doc
 from .scope import Selective, is_for, mark
 
 Reader = Callable[[Language], Iterable[Example]]
 Sampling = Literal["proportional", "uniform", "temperature", "annealed", "dynamic"]
 NAME = "spacy-mtl.MixedCorpus.v1"
-LEAST_GAP = 0.01  # of a task that has reached its target, so that it is not forgotten
+LEAST_GAP = 0.01  # of a task at its target: it is still sampled, so it is not forgotten
 
 
 @checked(NAME)
 def create_mixed_corpus_v1(
-    corpora: dict[str, Any],  # readers: unresolved blocks are checked too
+    corpora: dict[str, Any],  # readers, or their blocks while a config is filled
     tasks: dict[str, list[str]] = {},  # noqa: B006
     sampling: Sampling = "proportional",
     temperature: Annotated[float, Range(1)] = 2.0,
@@ -33,38 +36,39 @@ def create_mixed_corpus_v1(
     seed: Seed = 0,
     targets: dict[str, Share] = {},  # noqa: B006
 ) -> Reader:
-    """Mix corpora into one stream of examples.
+    """Create a reader that mixes corpora into one stream of examples.
 
-    Each example is drawn from one of the corpora, and within a corpus each comes once before any
-    comes again. Corpus i of size n_i is drawn with a probability in proportion to n_i ** a, where
-    a is 1 ("proportional"), 0 ("uniform") or 1 / temperature ("temperature"); with "annealed" it
-    falls from 1 to 1 / temperature over the first epochs (Stickland and Murray 2019, "BERT and
-    PALs", section 4.2).
+    Each example is drawn from one corpus. A corpus repeats an example only after all its examples
+    were drawn. Corpus i of size n_i is drawn with a probability proportional to n_i ** a. The
+    exponent a is 1 for "proportional", 0 for "uniform" and 1 / temperature for "temperature". For
+    "annealed" it falls from 1 to 1 / temperature over the first epochs (Stickland and Murray 2019,
+    "BERT and PALs", section 4.2).
 
-    With "dynamic" it is in proportion to how far the corpus' tasks, on average, are from their
-    targets: Gottumukkala et al. (2020), "Dynamic Sampling Strategies for Multi-Task Reading
-    Comprehension", who take the scores of each task trained alone. The scores are those of the last
-    evaluation, from `spacy-mtl.ProgressLogger.v1` or `spacy-mtl.TaskCheckpoints.v1`; it is uniform
-    before the first. A task at its target counts as 0.01 from it. One without a score does not
-    count, and a corpus of such tasks alone gets the others' mean.
+    For "dynamic" the probability is proportional to the mean gap between the scores of the corpus'
+    tasks and their targets (Gottumukkala et al. 2020, "Dynamic Sampling Strategies for Multi-Task
+    Reading Comprehension"; their targets are the scores of tasks trained alone). The scores are
+    those of the last evaluation, from `spacy-mtl.ProgressLogger.v1` or
+    `spacy-mtl.TaskCheckpoints.v1`. Before the first evaluation sampling is uniform. The least gap
+    is 0.01. Tasks without a score are ignored; a corpus of such tasks alone gets the mean gap of
+    the other corpora.
 
     corpora (Dict[str, Callable]): Readers by name.
-    tasks (Dict[str, List[str]]): For a corpus the components that it has labels for. For all other
-        components its labels are missing, also for those of the same kind. A corpus that is not
-        named keeps all labels.
-    sampling (str): "proportional", "uniform", "temperature", "annealed" or "dynamic". The last is
-        for `[training] max_epochs = -1`.
-    temperature (float): 1 is proportional, more is closer to uniform.
-    anneal_epochs (int): Epochs until "annealed" arrives at the temperature.
-    epochs (int): How many times the corpora's joint size to draw; 0 for an endless stream, for
+    tasks (Dict[str, List[str]]): The components that a corpus has labels for. For all other
+        components its labels are missing, even if they learn the same kind of label. A corpus that
+        is not named has labels for all components.
+    sampling (str): "proportional", "uniform", "temperature", "annealed" or "dynamic". "dynamic"
+        needs `[training] max_epochs = -1`.
+    temperature (float): 1 is proportional; higher values are closer to uniform.
+    anneal_epochs (int): The epochs until "annealed" arrives at 1 / temperature.
+    epochs (int): How many times the total size of the corpora to draw. 0 is an endless stream, for
         `[training] max_epochs = -1`.
-    seed (int): Of the stream's own generator. The same seed gives the same stream.
-    targets (Dict[str, float]): For a component the score from 0 to 1 that "dynamic" is to bring it
-        to, such as that of the task trained alone; 1 if not named.
-    RAISES (ValueError): M058 or M122 for arguments that make no sense; when it is read, M223 if
-        spaCy would never reach the end, M126 and M123 for corpora that can't be read or are empty,
+    seed (int): The seed of the stream's own generator. The same seed gives the same stream.
+    targets (Dict[str, float]): The target scores of components for "dynamic", from 0 to 1, such as
+        the score of the task trained alone; 1 for components that are not named.
+    RAISES (ValueError): M058 or M122 for invalid arguments. When the stream is read: M223 if spaCy
+        would never reach its end, M126 for a corpus that cannot be read, M123 for an empty corpus,
         M124 and M085 for unknown components, M084 if "dynamic" would be read before the first
-        score, M086 if each pass of a stream would draw the same.
+        score, M086 if each pass over a stream would draw the same examples.
     """
     check(NAME, "corpora", corpora, dict[str, Reader])
     unknown = sorted(set(tasks) - set(corpora))
@@ -100,7 +104,15 @@ def read_mixed(
     epochs: int,
     seed: int,
 ) -> Iterator[Example]:
-    """YIELDS (Example): The mixed stream."""
+    """Read the corpora and draw from them: the reader that `create_mixed_corpus_v1` returns.
+
+    nlp (Language): The pipeline.
+    exponent (Optional[Callable]): The exponent of the corpus sizes by the epochs drawn so far; None
+        to shuffle all corpora together, or for "dynamic".
+    targets (Optional[Dict[str, float]]): The target scores for "dynamic", None for other sampling.
+    corpora, tasks, sampling, epochs, seed: As for `create_mixed_corpus_v1`.
+    YIELDS (Example): The mixed stream.
+    """
     config = nlp.config.interpolate()
     max_epochs = config["training"]["max_epochs"]
     check_ends(config, epochs, corpora)
@@ -109,17 +121,7 @@ def read_mixed(
     if sampling != "proportional" and epochs and max_epochs == -1:
         raise ValueError(Errors.M086.format(sampling=sampling, epochs=epochs))
     generator = random.Random(seed)
-    loaded = {}
-    for name, reader in corpora.items():
-        try:
-            examples = list(reader(nlp))
-        except (OSError, ValueError) as err:
-            raise ValueError(Errors.M126.format(name=name, error=err)) from err
-        if not examples:
-            raise ValueError(Errors.M123.format(name=name))
-        if name in tasks:
-            examples = restrict(nlp, examples, tasks[name], name)
-        loaded[name] = examples
+    loaded = {name: read_corpus(nlp, name, corpora[name], tasks.get(name)) for name in corpora}
     sizes = [len(examples) for examples in loaded.values()]
     streams = [cycle_shuffled(examples, generator) for examples in loaded.values()]
     if targets is not None:
@@ -132,9 +134,36 @@ def read_mixed(
     yield from islice(stream, epochs * sum(sizes)) if epochs else stream
 
 
-def check_ends(config: Mapping[str, Any], epochs: int, corpora: Mapping[str, Reader]) -> None:
-    """RAISES (ValueError): M223 for an endless corpus where it is read to its end: as train without
-    max_epochs = -1, as dev, or inside another MixedCorpus.
+def read_corpus(
+    nlp: Language, name: str, reader: Reader, components: Sequence[str] | None
+) -> list[Example]:
+    """Read a corpus.
+
+    nlp (Language): The pipeline.
+    name (str): The name of the corpus, for messages.
+    reader (Callable): Its reader.
+    components (Optional[Sequence[str]]): The components that it has labels for, None for all.
+    RETURNS (List[Example]): Its examples.
+    RAISES (ValueError): M126 if it cannot be read, M123 if it is empty, M124 for an unknown
+        component.
+    """
+    try:
+        examples = list(reader(nlp))
+    except (OSError, ValueError) as err:
+        raise ValueError(Errors.M126.format(name=name, error=err)) from err
+    if not examples:
+        raise ValueError(Errors.M123.format(name=name))
+    return examples if components is None else restrict(nlp, examples, components, name)
+
+
+def check_ends(config: Settings, epochs: int, corpora: Mapping[str, Reader]) -> None:
+    """Check that no endless corpus is read to its end: as train without max_epochs = -1, as dev, or
+    inside another MixedCorpus.
+
+    config (Dict[str, Any]): The config of the pipeline, interpolated.
+    epochs (int): The epochs of this corpus.
+    corpora (Mapping[str, Callable]): The readers inside it.
+    RAISES (ValueError): M223 for an endless corpus that is read to its end.
     """
     endless = [name for name, reader in corpora.items() if is_endless(reader)]
     if epochs == 0 and config["training"]["max_epochs"] != -1:
@@ -147,9 +176,11 @@ def check_ends(config: Mapping[str, Any], epochs: int, corpora: Mapping[str, Rea
         raise ValueError(Errors.M223.format(corpus=endless[0]))
 
 
-def is_endless(reader: Any) -> bool:
-    """RETURNS (bool): Whether it is a MixedCorpus with epochs = 0."""
-    return getattr(reader, "func", None) is read_mixed and reader.keywords["epochs"] == 0
+def is_endless(reader: object) -> bool:
+    """RETURNS (bool): Whether a reader is a MixedCorpus with epochs = 0."""
+    return (
+        isinstance(reader, partial) and reader.func is read_mixed and reader.keywords["epochs"] == 0
+    )
 
 
 def draw(
@@ -157,7 +188,13 @@ def draw(
     weights: Iterator[Sequence[float]],
     generator: random.Random,
 ) -> Iterator[Example]:
-    """YIELDS (Example): The next of a stream drawn in proportion to the next weights, endlessly."""
+    """Draw examples without end.
+
+    streams (Sequence[Iterator[Example]]): The endless streams to draw from.
+    weights (Iterator[Sequence[float]]): For each draw, the weights of the streams.
+    generator (random.Random): The random generator.
+    YIELDS (Example): The next example of a stream that was chosen in proportion to the weights.
+    """
     for shares in weights:
         (stream,) = generator.choices(streams, shares)
         yield next(stream)
@@ -166,7 +203,9 @@ def draw(
 def follow_sizes(
     sizes: Sequence[int], exponent: Callable[[float], float]
 ) -> Iterator[Sequence[float]]:
-    """YIELDS (Sequence[float]): For the next draw, the power of each corpus' size."""
+    """YIELDS (Sequence[float]): For each draw, the corpus sizes to the power of `exponent`, a
+    function of the epochs drawn so far.
+    """
     for drawn in count():
         power = exponent(drawn / sum(sizes))
         yield [size**power for size in sizes]
@@ -175,21 +214,21 @@ def follow_sizes(
 def follow_gaps(
     nlp: Language, tasks: Sequence[Collection[str] | None], targets: Mapping[str, float]
 ) -> Iterator[Sequence[float]]:
-    """Look at the scores that loggers leave in `nlp.meta["task_scores"]`.
+    """Follow the scores that loggers store in `nlp.meta["task_scores"]`.
 
     nlp (Language): The pipeline.
-    tasks (Sequence[Optional[Collection[str]]]): Those of each corpus, None for all.
-    targets (Mapping[str, float]): The score that a task is to reach, if not 1.
-    YIELDS (Sequence[float]): For the next draw, the mean gap of each corpus.
+    tasks (Sequence[Optional[Collection[str]]]): The tasks of each corpus, None for all.
+    targets (Mapping[str, float]): The target scores of tasks, 1 if not named.
+    YIELDS (Sequence[float]): For each draw, the mean gap of each corpus.
     """
     meta = nlp.meta
     evaluated, is_warned = meta.get("performance"), False
     while True:
-        told: dict[str, float] = meta.get("task_scores", {})
-        scores = {task: told[task] for task in told if task in nlp.component_names}
-        # Or else spaCy has written down an evaluation that none of our loggers has.
-        is_told = "task_scores" in meta or meta.get("performance") is evaluated
-        if not (is_told or is_warned):
+        stored: dict[str, float] = meta.get("task_scores", {})
+        scores = {task: stored[task] for task in stored if task in nlp.component_names}
+        # A new evaluation without task scores means that the config has none of our loggers.
+        is_logged = "task_scores" in meta or meta.get("performance") is evaluated
+        if not (is_logged or is_warned):
             warnings.warn(Warnings.W004.format(effect="sampling = 'dynamic' stays uniform"))
             is_warned = True
         gaps = {t: max(targets.get(t, 1.0) - score, LEAST_GAP) for t, score in scores.items()}
@@ -199,8 +238,8 @@ def follow_gaps(
 
 
 def check_targets(nlp: Language, targets: Collection[str], max_epochs: int) -> None:
-    """RAISES (ValueError): M085 if the pipeline has no such components, M084 if spaCy reads all of
-    the corpus at once.
+    """RAISES (ValueError): M085 for targets of unknown components, M084 if spaCy would read the
+    whole corpus before the first evaluation.
     """
     if unknown := sorted(set(targets) - set(nlp.component_names)):
         raise ValueError(Errors.M085.format(unknown=unknown, names=nlp.component_names))
@@ -209,27 +248,11 @@ def check_targets(nlp: Language, targets: Collection[str], max_epochs: int) -> N
 
 
 def cycle_shuffled(examples: Sequence[Example], generator: random.Random) -> Iterator[Example]:
-    """YIELDS (Example): All examples in random order, and again in another, without end."""
+    """YIELDS (Example): All examples in random order, again and again, each time in a new order."""
     order = list(examples)
     while True:
         generator.shuffle(order)
         yield from order
-
-
-# What of a gold doc a component learns from, by what its factory assigns.
-ANNOTATIONS = {
-    "token.tag": "tag",
-    "token.pos": "pos",
-    "token.morph": "morph",
-    "token.lemma": "lemma",
-    "token.dep": "dep",
-    "token.is_sent_start": "sents",
-    "doc.sents": "sents",
-    "doc.ents": "ents",
-    "token.ent_kb_id": "ents",
-    "doc.cats": "cats",
-    "doc.spans": "spans",
-}
 
 
 def restrict(
@@ -237,95 +260,72 @@ def restrict(
 ) -> list[Example]:
     """Restrict examples to the labels for some components.
 
-    Kinds of labels that none of the components reads are removed. Within a kind the gold docs are
-    marked, and the heads of spacy-mtl leave out the docs that are not for them. Other components
-    cannot leave out any, so the docs are marked for them too. W012 names those among them that
-    learn the same as one of the components.
+    Layers that none of the components learns from become missing. The gold docs are marked for the
+    components, and heads of spacy-mtl ignore docs that are marked for other components. Stock
+    components cannot ignore docs, so docs are also marked for stock components that read one of the
+    layers.
 
     nlp (Language): The pipeline.
-    examples (Iterable[Example]): The examples, which stay as they are.
-    components (Sequence[str]): The components that there are labels for.
+    examples (Iterable[Example]): The examples. They are not modified.
+    components (Sequence[str]): The components that the corpus has labels for.
     corpus (str): The name of the corpus, for messages.
-    RETURNS (List[Example]): Examples with new gold docs.
-    RAISES (ValueError): M124 if the pipeline has no such component.
+    RETURNS (List[Example]): Examples with new gold docs. W012 warns of stock components that will
+        learn from them although they are not among the components.
+    RAISES (ValueError): M124 for unknown components.
     """
     unknown = sorted(set(components) - set(nlp.component_names))
     if unknown:
         raise ValueError(
             Errors.M124.format(unknown=unknown, corpus=corpus, names=nlp.component_names)
         )
-    kinds = {name: get_kinds(nlp, name) for name in nlp.component_names}
-    kept = {kind for name in components for kind in kinds[name]}
-    pipes: dict[str, Any] = dict(nlp.components)
-    others = [
+    layers = {name: find_layers(nlp, name) for name in nlp.component_names}
+    kept = {layer.name: layer for name in components for layer in layers[name]}
+    stock = [
         name
-        for name, pipe in pipes.items()
-        if name not in components and not kept.isdisjoint(kinds[name])
-        if not isinstance(pipe, Selective)
+        for name, pipe in nlp.components
+        if name not in components and not isinstance(pipe, Selective)
+        if any(layer.name in kept for layer in layers[name])
     ]
-    learned = {kinds[name][0] for name in components if kinds[name]}
-    frozen = nlp.config.interpolate()["training"].get("frozen_components", [])
-    learning = [
-        name
-        for name in others
-        if getattr(pipes[name], "is_trainable", False) and name not in frozen
-        if kinds[name][0] in learned
-    ]
-    if learning:
-        warnings.warn(Warnings.W012.format(corpus=corpus, given=list(components), names=learning))
+    warn_of_learners(nlp, layers, components, stock, corpus)
     restricted = []
     for eg in examples:
-        restricted.append(keep_annotations(eg, kept))
-        names = [name for name in (*components, *others) if is_for(eg.reference, name)]
-        mark(restricted[-1].reference, names)
+        bare = make_bare_doc(eg.reference)
+        for layer in kept.values():
+            layer.copy(eg.reference, bare)
+        mark(bare, [name for name in (*components, *stock) if is_for(eg.reference, name)])
+        restricted.append(Example(eg.predicted, bare))
     return restricted
 
 
-def get_kinds(nlp: Language, component: str) -> list[str]:
-    """RETURNS (List[str]): The kinds of labels that a component reads, by what it assigns, the main
-    one first.
+def warn_of_learners(
+    nlp: Language,
+    layers: Mapping[str, Sequence[AnnotationLayer[object]]],
+    components: Sequence[str],
+    stock: Sequence[str],
+    corpus: str,
+) -> None:
+    """Warn by W012 of stock components that learn their main layer from a corpus for others.
+
+    nlp (Language): The pipeline.
+    layers (Mapping[str, Sequence[AnnotationLayer]]): The layers of each component.
+    components (Sequence[str]): The components that the corpus has labels for.
+    stock (Sequence[str]): Other components that read some of its labels.
+    corpus (str): The name of the corpus.
     """
-    assigned = nlp.get_pipe_meta(component).assigns
-    return [ANNOTATIONS[attribute] for attribute in assigned if attribute in ANNOTATIONS]
+    frozen = nlp.config.interpolate()["training"].get("frozen_components", [])
+    taught = {name for component in components for name in get_main_layers(layers[component])}
+    learners = [
+        name
+        for name in stock
+        if name in find_tasks(nlp) and name not in frozen and layers[name][0].name in taught
+    ]
+    if learners:
+        message = Warnings.W012.format(corpus=corpus, given=list(components), names=learners)
+        warnings.warn(message)
 
 
-def keep_annotations(example: Example, kept: set[str]) -> Example:
-    """RETURNS (Example): The example with all other annotation missing from its gold doc."""
-    gold = example.reference
-    words = [token.text for token in gold]
-    spaces = [bool(token.whitespace_) for token in gold]
-    values: dict[str, Any] = {}
-    if "tag" in kept:
-        values["tags"] = [token.tag_ for token in gold]
-    if "pos" in kept:
-        values["pos"] = [token.pos_ for token in gold]
-    if "morph" in kept and gold.has_annotation("MORPH"):
-        values["morphs"] = [str(token.morph) for token in gold]
-    if "lemma" in kept:
-        values["lemmas"] = [token.lemma_ for token in gold]
-    if "dep" in kept and gold.has_annotation("DEP"):
-        values["deps"] = [token.dep_ for token in gold]
-        values["heads"] = [token.head.i for token in gold]
-    elif "sents" in kept and gold.has_annotation("SENT_START"):
-        values["sent_starts"] = [token.is_sent_start for token in gold]
-    bare = Doc(gold.vocab, words=words, spaces=spaces, **values)
-    if "ents" in kept:
-        missing = [token.i for token in gold if not token.ent_iob]
-        blocked = [token.i for token in gold if token.ent_iob_ == "B" and not token.ent_type]
-        bare.set_ents(
-            [copy_span(bare, ent) for ent in gold.ents],
-            missing=[bare[i : i + 1] for i in missing],
-            blocked=[bare[i : i + 1] for i in blocked],
-            default="outside",
-        )
-    if "cats" in kept:
-        bare.cats = dict(gold.cats)
-    if "spans" in kept:
-        for key, group in gold.spans.items():
-            bare.spans[key] = [copy_span(bare, span) for span in group]
-    return Example(example.predicted, bare)
-
-
-def copy_span(doc: Doc, span: Span) -> Span:
-    """RETURNS (Span): The span in another doc of the same tokens."""
-    return Span(doc, span.start, span.end, span.label, kb_id=span.kb_id, span_id=span.id)
+def get_main_layers(layers: Sequence[AnnotationLayer[object]]) -> list[str]:
+    """RETURNS (List[str]): The names of a component's main layer and of other layers that contain
+    it: entities contain their links.
+    """
+    return [layer.name for layer in layers if layers[0].attributes[0] in layer.attributes]

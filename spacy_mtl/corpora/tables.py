@@ -1,4 +1,4 @@
-"""One doc per row or record: CSV, TSV, JSON Lines, and the JSON of CLINC150."""
+"""Reads one doc per row or record from CSV, TSV, JSON Lines, and the JSON of CLINC150."""
 
 import csv
 import json
@@ -14,9 +14,10 @@ from spacy.util import filter_spans, get_words_and_spaces
 from spacy.vocab import Vocab
 
 from ..errors import Errors
-from .source import UNKNOWN, Cats, clean, clean_words, read_lines, with_cats
+from ..types import Settings
+from .text_io import UNKNOWN, Cats, clean, clean_words, read_lines, with_cats
 
-MAX_CELL = 2**31 - 1  # characters, where the csv module refuses more than 131,072
+MAX_CELL = 2**31 - 1  # characters; the csv module's default is 131,072
 
 
 def read_csv(
@@ -30,19 +31,19 @@ def read_csv(
     delimiter: str = ",",
     quoting: Literal[0, 1, 2, 3] = csv.QUOTE_MINIMAL,
 ) -> Iterator[Doc]:
-    """Read the rows of a table with a header: texts and their categories.
+    """Read the texts and categories of a table with a header.
 
     path (Path): The file.
     vocab (Vocab): The vocab of the docs.
-    text (str): The column of the texts; a row without text is left out.
+    text (str): The column of the texts. Rows without text are left out.
     category (str): The column of the labels.
-    separator (str): What stands between two labels of one text. With a separator, a blank
-        cell means that no label holds; without one, that the category is missing.
+    separator (str): The string between two labels of one text. With a separator, a blank cell
+        means that no label applies. Without one, it means that the category is missing.
     lang (str): The language whose tokenizer splits the texts.
-    delimiter (str): What stands between two columns.
-    quoting (Literal[0, 1, 2, 3]): What quotes mean, as a constant of the `csv` module.
-    RETURNS (Iterator[Doc]): The docs, with `cats` over all labels of the file.
-    RAISES (ValueError): If a column is missing or a row has another number of columns.
+    delimiter (str): The character between two columns.
+    quoting (Literal[0, 1, 2, 3]): The handling of quotes, a constant of the `csv` module.
+    YIELDS (Doc): The docs. `cats` has all labels of the file.
+    RAISES (ValueError): M110 if a column is missing, M103 if a row has another number of columns.
     """
     nlp = blank(lang, vocab=vocab)
     pairs: list[tuple[Doc, Cats | None]] = []
@@ -56,31 +57,36 @@ def read_csv(
 
 
 def read_tsv(path: Path, vocab: Vocab, **options: str) -> Iterator[Doc]:
-    """Read the rows of a table whose columns are set apart by tabs and hold quotes as they are.
+    """Read a table with tabs between its columns. Quotes have no special meaning.
 
     path (Path): The file.
     vocab (Vocab): The vocab of the docs.
-    **options (str): `text`, `category`, `separator` and `lang`, as for `read_csv`.
-    RETURNS (Iterator[Doc]): The docs, as from `read_csv`.
+    **options (str): `text`, `category`, `separator` and `lang`, as in `read_csv`.
+    YIELDS (Doc): The docs, as from `read_csv`.
     """
     return read_csv(path, vocab, delimiter="\t", quoting=csv.QUOTE_NONE, **options)
 
 
 def read_jsonl(path: Path, vocab: Vocab, *, lang: str = "en") -> Iterator[Doc]:
-    """Read one JSON object per line, with any of the annotations.
+    """Read one JSON object per line. All annotations are optional.
 
-    `text` (str) or `tokens` (list of str) is the doc, or both, where blanks alone do not tell
-    how the tokens make up the text. `tags` has a string or null for each token; `entities` or
-    `spans` has `[start, end, label]` or `{"start", "end", "label"}` in characters; `cats` is
-    an object of numbers from 0 to 1, null for a category that is not known, or `label` a string
-    or a list. A missing key or a null is a missing annotation; an empty list says that no entity
-    or label holds.
+    The doc is `text` (str) or `tokens` (list of str). Give both if the text is not the tokens
+    joined by spaces. The annotations:
+
+    - `tags`: a string or null per token.
+    - `entities` or `spans`: `[start, end, label]` or `{"start", "end", "label"}`, in characters.
+    - `cats`: an object of numbers from 0 to 1, with null for an unknown category.
+    - `label`: a string or a list of strings, instead of `cats`.
+
+    A missing key or null is a missing annotation. An empty list means that no entity or label
+    applies.
 
     path (Path): The file.
     vocab (Vocab): The vocab of the docs.
     lang (str): The language whose tokenizer splits a `text` without `tokens`.
-    RETURNS (Iterator[Doc]): The docs, with `cats` over all labels of the file, nan if not known.
-    RAISES (ValueError): If a line is not JSON or an annotation does not fit the tokens.
+    YIELDS (Doc): The docs. `cats` has all labels of the file, with NaN for unknown categories.
+    RAISES (ValueError): M109 if a line is not JSON, M110 without a doc, M111 or M114 if an
+        annotation does not fit the tokens.
     """
     nlp = blank(lang, vocab=vocab)
     pairs: list[tuple[Doc, Cats | None]] = []
@@ -101,14 +107,15 @@ def read_jsonl(path: Path, vocab: Vocab, *, lang: str = "en") -> Iterator[Doc]:
 def read_clinc(
     path: Path, vocab: Vocab, *, split: str = "train", lang: str = "en"
 ) -> Iterator[Doc]:
-    """Read one split of a JSON file of the form `{split: [[text, label], ...]}`.
+    """Read one split of a JSON file with the form `{split: [[text, label], ...]}`.
 
     path (Path): The file.
     vocab (Vocab): The vocab of the docs.
     split (str): The key of the split.
     lang (str): The language whose tokenizer splits the texts.
-    RETURNS (Iterator[Doc]): The docs, each with the one label that holds.
-    RAISES (ValueError): If the file is not JSON of this form or lacks the split.
+    YIELDS (Doc): The docs. `cats` has one label, with the value 1.
+    RAISES (ValueError): M109 or M114 if the file is not JSON of this form, M110 if it lacks the
+        split.
     """
     nlp = blank(lang, vocab=vocab)
     data = _parse_json(path, "\n".join(line for _, line in read_lines(path)))
@@ -160,7 +167,7 @@ def _read_rows(
 
 def _parse_json(path: Path, content: str, line: int = 1) -> Any:
     try:
-        # Not strict: control characters inside strings are fine.
+        # strict=False accepts control characters inside strings.
         return json.loads(content, strict=False)
     except json.JSONDecodeError as error:
         line += error.lineno - 1
@@ -178,7 +185,7 @@ def _is_strings(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _make_doc(nlp: Language, where: str, record: dict[str, Any]) -> Doc:
+def _make_doc(nlp: Language, where: str, record: Settings) -> Doc:
     if "text" not in record and "tokens" not in record:
         raise ValueError(
             Errors.M110.format(
@@ -238,7 +245,7 @@ def _set_ents(doc: Doc, where: str, entities: Any) -> None:
     doc.set_ents(spans)
 
 
-def _read_cats(where: str, record: dict[str, Any]) -> Cats | None:
+def _read_cats(where: str, record: Settings) -> Cats | None:
     cats = record.get("cats")
     if cats is None and record.get("label") not in (None, ""):
         labels = record["label"] if isinstance(record["label"], list) else [record["label"]]

@@ -1,13 +1,16 @@
-"""The factory of `mtl_transformer`. spaCy imports it for every pipeline, so torch waits."""
+"""The factory of `mtl_transformer`. spaCy imports it for every pipeline: no torch at import."""
 
 from collections.abc import Callable
 from typing import Any
 
 from spacy.language import Language
+from spacy.tokens import Doc
 from thinc.api import Config, Model
 
 from ..arguments import Count, checked
+from .stock_names import register_names
 
+register_names()
 DEFAULT_CONFIG = """
 [transformer]
 max_batch_items = 4096
@@ -44,16 +47,16 @@ window = 160
 def make_mtl_transformer(
     nlp: Language,
     name: str,
-    model: Model,
+    model: Model[list[Doc], Any],
     balancer: Any,
-    set_extra_annotations: Callable,
+    set_extra_annotations: Callable[..., None],
     max_batch_items: Count,
 ) -> Any:
     """Construct the shared encoder.
 
-    model (Model[List[Doc], TokenMatrix]): `spacy-mtl.SharedTransformer.v1`, or spacy-transformers'
-        TransformerModel, which is taken over with its weights.
-    balancer (Balancer): How the tasks' gradients become the encoder's.
+    model (Model[List[Doc], TokenMatrix]): `spacy-mtl.SharedTransformer.v1`, or a model of
+        spacy-transformers, which is converted with its weights.
+    balancer (Balancer): Combines the tasks' gradients.
     set_extra_annotations (Callable[[List[Doc], TokenMatrix], None]): Called after encoding.
     max_batch_items (int): Wordpieces per forward pass, padding included.
     """

@@ -1,22 +1,39 @@
-"""Independence from settings of the host application. Imports no torch before it is needed."""
+"""Isolates functions from the host application's settings. Imports torch only when called."""
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar, cast
+from threading import local
+from typing import ParamSpec, TypeVar
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def isolated(function: Function) -> Function:
-    """RETURNS (Callable): The function, which runs under torch's and numpy's default settings,
-    whatever the host application has set.
+class Isolation(local):
+    """Whether the current thread computes with default settings already."""
+
+    is_active = False
+
+
+ISOLATION = Isolation()
+
+
+def isolated(function: Callable[P, R]) -> Callable[P, R]:
+    """RETURNS (Callable): The function, run with torch's and numpy's default settings instead of
+    the host application's.
     """
 
     @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if ISOLATION.is_active:
+            return function(*args, **kwargs)
         from .settings import default_settings
 
         with default_settings():
-            return function(*args, **kwargs)
+            ISOLATION.is_active = True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                ISOLATION.is_active = False
 
-    return cast(Function, run)
+    return run

@@ -1,4 +1,4 @@
-"""The settings of torch and numpy that numbers depend on, at their defaults for a while."""
+"""Restores the default settings of torch and numpy while our code computes."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,14 +9,14 @@ import torch
 from thinc.api import get_torch_default_device
 
 from ..concurrency import make_lock
-from .onednn import exact_products
+from .runtime.cpu.linear import exact_products
 
 NUMPY_ERRORS: Any = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
 
 class DefaultDtype:
-    """While active in any thread, new tensors are float32. Torch has one setting for the whole
-    process, so the last thread that leaves restores it.
+    """Makes new tensors float32. Torch has one setting per process, so it stays while any thread
+    is in the context. The last thread that leaves restores it.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class DefaultDtype:
                     torch.set_default_dtype(torch.float32)
             self.depth += 1
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         with self.lock:
             self.depth -= 1
             if not self.depth and self.before != torch.float32:
@@ -42,8 +42,8 @@ default_dtype = DefaultDtype()
 
 @contextmanager
 def default_settings() -> Iterator[None]:
-    """Undo what the host application has set, until the end of the context: inference mode,
-    autocast, default dtype and device, rough float32 products, numpy's handling of errors.
+    """Undo the host application's settings within the context: inference mode, autocast, default
+    dtype and device, low precision of float32 products, numpy's handling of errors.
     """
     device = get_torch_default_device()
     with ExitStack() as stack:

@@ -1,63 +1,66 @@
-"""Losses as functions of arrays: each returns its mean in nats and the gradient of that mean.
+"""Losses of scores. Each returns the mean in nats, its gradient and the number of labelled units.
 
-What is not labelled is a target that allows everything, and costs nothing.
+A target that allows every label marks a unit without annotation. It adds nothing to the loss.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
-from thinc.api import get_array_module
+import numpy
 
-from ..types import Floats1d, Floats2d
+from ..types import Bools1d, Bools2d, Floats1d, Floats2d, get_xp
 
 
 @dataclass
-class Focus:
-    """Which labelled units count in a batch, and how much. A loss is then the sum of weight * loss
-    over the units that are kept, divided by the sum of their weights.
+class ExampleWeights:
+    """Selects and weights the labelled units of a batch. The loss is the weighted mean of the
+    losses of the selected units.
 
-    gamma (float): Each loss is multiplied by (1 - p) ** gamma, p being the likelihood of the gold.
-    keep (float): Share of the units that is kept, those with the highest losses.
-    only_wrong (bool): Whether units are left out that are right already.
-    weights (Floats1d): Of each label, C. Units of the weight 0 are left out.
+    gamma (float): Each loss is multiplied by (1 - p) ** gamma, where p is the likelihood of the
+        gold label.
+    keep (float): Share of the units to select: the ones with the highest losses.
+    only_wrong (bool): Whether to leave out units whose best label is the gold label.
+    class_weights (Floats1d): The weight of each label, C. Units with the weight 0 are left out.
     """
 
     gamma: float
     keep: float
     only_wrong: bool
-    weights: Floats1d
+    class_weights: Floats1d
 
 
-def get_focused_mean(
-    focus: Focus,
+def get_weighted_mean(
+    selection: ExampleWeights,
     losses: Floats1d,
     d_losses: Floats2d,
     log_p: Floats1d,
     d_log_p: Floats2d,
-    is_right: Any,
+    is_right: Bools1d,
     weights: Floats1d,
 ) -> tuple[float, Floats2d, int]:
-    """Find the mean over the units that a focus keeps. Which they are is taken as given.
+    """Compute the weighted mean over the selected units. The selection itself has no gradient.
 
-    focus (Focus): What counts.
-    losses, d_losses: Of each unit, U, and the gradient for its own scores, U x C.
-    log_p, d_log_p: The log-likelihood of its gold, U, and the gradient for its scores, U x C.
-    is_right (Bools1d): Whether the best label is the gold, U.
-    weights (Floats1d): Of its gold, U.
+    selection (ExampleWeights): How to select the units.
+    losses, d_losses: The loss of each unit, U, and its gradient for the unit's scores, U x C.
+    log_p, d_log_p: The log-likelihood of the gold label, U, and its gradient, U x C.
+    is_right (Bools1d): Whether the best label is the gold label, U.
+    weights (Floats1d): The weight of each unit's gold label, U.
     RETURNS (Tuple[float, Floats2d, int]): The mean in nats, its gradient U x C, and the number of
-        units kept.
+        selected units.
     """
-    xp = get_array_module(losses)
-    left = (weights > 0) & ~is_right if focus.only_wrong else weights > 0
-    n = int(left.sum())
-    n = max(round(focus.keep * n), min(n, 1))
-    d_mean = xp.zeros_like(d_losses)
+    xp = get_xp(losses)
+    candidates = (weights > 0) & ~is_right if selection.only_wrong else weights > 0
+    n = int(candidates.sum())
+    n = max(round(selection.keep * n), min(n, 1))
+    d_mean: Floats2d = xp.zeros_like(d_losses)
     if not n:
         return 0.0, d_mean, 0
-    kept = xp.argsort(xp.where(left, -losses, xp.inf))[:n]
+    kept = xp.argsort(xp.where(candidates, -losses, xp.inf))[:n]
     miss = xp.maximum(-xp.expm1(log_p[kept]), xp.finfo(losses.dtype).eps)
-    factors = miss**focus.gamma
-    slopes = focus.gamma * factors / miss * xp.exp(log_p[kept]) * losses[kept]
+    factors = miss**selection.gamma
+    slopes = selection.gamma * factors / miss * xp.exp(log_p[kept]) * losses[kept]
     shares = weights[kept] / weights[kept].sum()
     d_kept = factors[:, None] * d_losses[kept] - slopes[:, None] * d_log_p[kept]
     d_mean[kept] = shares[:, None] * d_kept
@@ -65,36 +68,43 @@ def get_focused_mean(
 
 
 def log_softmax(logits: Floats2d) -> Floats2d:
-    """RETURNS (Floats2d): The logarithms of the softmax of each row."""
-    xp = get_array_module(logits)
+    """RETURNS (Floats2d): The logarithm of the softmax of each row."""
+    xp = get_xp(logits)
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
+    result: Floats2d = shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
 
 
 def softmax(logits: Floats2d) -> Floats2d:
     """RETURNS (Floats2d): The softmax of each row."""
-    return get_array_module(logits).exp(log_softmax(logits))
+    result: Floats2d = get_xp(logits).exp(log_softmax(logits))
+    return result
 
 
 def cross_entropy(
-    logits: Floats2d, allowed: Any, *, label_smoothing: float = 0.0, focus: Focus | None = None
+    logits: Floats2d,
+    allowed: Bools2d,
+    *,
+    label_smoothing: float = 0.0,
+    weights: ExampleWeights | None = None,
 ) -> tuple[float, Floats2d, int]:
-    """The mean negative log-likelihood of the labels that the annotation allows.
+    """Compute the mean negative log-likelihood of the labels that the annotation allows.
 
-    With one label allowed this is the usual cross-entropy; with some ruled out it is the
-    likelihood of the rest; with all or none allowed the row is not labelled and costs nothing.
+    A row with one allowed label has the usual cross-entropy. A row with several has the negative
+    log-likelihood of their sum. A row with all or no labels allowed has no annotation, and adds
+    nothing.
 
-    logits (Floats2d): Scores of R rows for C labels.
-    allowed (Bools2d): Which labels each row may have, R x C.
-    label_smoothing (float): Share of each target that is spread evenly over all labels, as in
-        Szegedy et al. (2016), "Rethinking the Inception Architecture", section 7.
-    focus (Optional[Focus]): Which labelled rows count, and how much; all alike without. A row that
-        allows several labels has the mean of their weights.
-    RETURNS (Tuple[float, Floats2d, int]): The mean over labelled rows in nats, its gradient
-        R x C, and the number of labelled rows; with a focus, of those that are kept.
+    logits (Floats2d): The scores of R rows for C labels.
+    allowed (Bools2d): The labels that the annotation of each row allows, R x C.
+    label_smoothing (float): Share of each target that is spread evenly over all labels: Szegedy et
+        al. (2016), "Rethinking the Inception Architecture", section 7.
+    weights (Optional[ExampleWeights]): Selects and weights the labelled rows. Without it all count
+        alike. A row that allows several labels has the mean of their weights.
+    RETURNS (Tuple[float, Floats2d, int]): The mean over labelled rows in nats, its gradient R x C,
+        and the number of labelled rows. With weights, only the selected rows are counted.
     """
-    xp = get_array_module(logits)
-    d_logits = xp.zeros_like(logits)
+    xp = get_xp(logits)
+    d_logits: Floats2d = xp.zeros_like(logits)
     n_allowed = allowed.sum(axis=1)
     labelled = xp.flatnonzero((n_allowed > 0) & (n_allowed < allowed.shape[1]))
     if not len(labelled):
@@ -107,13 +117,13 @@ def cross_entropy(
     target = (1 - label_smoothing) * gold + label_smoothing / allowed.shape[1]
     losses = -(1 - label_smoothing) * log_allowed[:, 0] - label_smoothing * log_p.mean(axis=1)
     p = xp.exp(log_p)
-    if focus is None:
+    if weights is None:
         d_logits[labelled] = (p - target) / len(labelled)
         return float(losses.mean()), d_logits, len(labelled)
     is_right = allowed[labelled, log_p.argmax(axis=1)]
-    weights = allowed[labelled].astype("f") @ focus.weights / n_allowed[labelled]
-    loss, d_logits[labelled], n = get_focused_mean(
-        focus, losses, p - target, log_allowed[:, 0], gold - p, is_right, weights
+    row_weights = allowed[labelled].astype("f") @ weights.class_weights / n_allowed[labelled]
+    loss, d_logits[labelled], n = get_weighted_mean(
+        weights, losses, p - target, log_allowed[:, 0], gold - p, is_right, row_weights
     )
     return loss, d_logits, n
 
@@ -121,54 +131,63 @@ def cross_entropy(
 def binary_cross_entropy(
     logits: Floats2d,
     truths: Floats2d,
-    labelled: Any,
+    labelled: Bools2d,
     *,
     label_smoothing: float = 0.0,
-    focus: Focus | None = None,
+    weights: ExampleWeights | None = None,
 ) -> tuple[float, Floats2d, int]:
-    """The mean cross-entropy of independent yes-or-no labels.
+    """Compute the mean cross-entropy of independent yes-or-no labels.
 
-    logits (Floats2d): Scores of R rows for C labels.
+    logits (Floats2d): The scores of R rows for C labels.
     truths (Floats2d): 1 for yes, 0 for no, R x C.
-    labelled (Bools2d): Which of them are known, R x C.
+    labelled (Bools2d): Which entries of `truths` are annotated, R x C.
     label_smoothing (float): Moves each target this far towards 1/2.
-    focus (Optional[Focus]): Which known labels count, and how much; all alike without. Its weights
-        are those of yes, against 1 for no.
-    RETURNS (Tuple[float, Floats2d, int]): The mean over known labels in nats, its gradient R x C,
-        and the number of known labels; with a focus, of those that are kept.
+    weights (Optional[ExampleWeights]): Selects and weights the annotated entries. Without it all
+        count alike. Its class weights are for yes; no has the weight 1.
+    RETURNS (Tuple[float, Floats2d, int]): The mean over annotated entries in nats, its gradient
+        R x C, and the number of annotated entries. With weights, only selected ones are counted.
     """
-    xp = get_array_module(logits)
+    xp = get_xp(logits)
     n = int(labelled.sum())
+    d_logits: Floats2d = xp.zeros_like(logits)
     if not n:
-        return 0.0, xp.zeros_like(logits), 0
+        return 0.0, d_logits, 0
     gold = truths
     truths = (1 - label_smoothing) * truths + label_smoothing / 2
     # log(1 + e^x) - t x, written so that neither sign of x overflows
     softplus = xp.maximum(logits, 0), xp.log1p(xp.exp(-xp.abs(logits)))
     losses = softplus[0] - truths * logits + softplus[1]
-    if focus is None:
+    if weights is None:
         d_logits = xp.where(labelled, sigmoid(logits) - truths, 0.0).astype("f") / n
         return float(losses[labelled].sum() / n), d_logits, n
     p = sigmoid(logits)
     log_p = gold * logits - softplus[0] - softplus[1]
     is_right = (logits > 0) == (gold > 0.5)
-    weights = 1 + (focus.weights - 1) * gold
-    units = [x[labelled] for x in (losses, p - truths, log_p, gold - p, is_right, weights)]
-    loss, gradient, n = get_focused_mean(
-        focus, units[0], units[1][:, None], units[2], units[3][:, None], units[4], units[5]
+    unit_weights = 1 + (weights.class_weights - 1) * gold
+    arrays: list[Any] = [losses, p - truths, log_p, gold - p, is_right, unit_weights]
+    units = [array[labelled] for array in arrays]
+    loss, gradient, n = get_weighted_mean(
+        weights, units[0], units[1][:, None], units[2], units[3][:, None], units[4], units[5]
     )
-    d_logits = xp.zeros_like(logits)
     d_logits[labelled] = gradient[:, 0]
     return loss, d_logits, n
 
 
 def sigmoid(logits: Floats2d) -> Floats2d:
     """RETURNS (Floats2d): 1 / (1 + e^-x)."""
-    xp = get_array_module(logits)
-    return xp.exp(-xp.logaddexp(0, -logits))
+    xp = get_xp(logits)
+    result: Floats2d = xp.exp(-xp.logaddexp(0, -logits))
+    return result
 
 
-def one_hot(labels: Any, n_labels: int, xp: Any) -> Any:
-    """RETURNS (Bools2d): For each row the label that is allowed; all of them where it is < 0."""
-    labels = xp.asarray(labels)
-    return (labels[:, None] == xp.arange(n_labels)) | (labels < 0)[:, None]
+def one_hot(labels: Iterable[int], n_labels: int, xp: ModuleType = numpy) -> Bools2d:
+    """Turn label numbers into a mask of allowed labels, as `cross_entropy` reads it.
+
+    labels (Iterable[int]): The number of the label of each row, R. A negative one is missing.
+    n_labels (int): The number of labels, C.
+    xp (ModuleType): numpy or cupy.
+    RETURNS (Bools2d): The mask, R x C. All labels are allowed where the label is missing.
+    """
+    ids = xp.asarray(labels)
+    result: Bools2d = (ids[:, None] == xp.arange(n_labels)) | (ids < 0)[:, None]
+    return result

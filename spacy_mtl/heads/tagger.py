@@ -1,10 +1,10 @@
 """`mtl_tagger`: a tag for every token, in `token.tag_`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy
+from spacy.attrs import TAG
 from spacy.language import Language
 from spacy.pipeline.tagger import Tagger
 from spacy.strings import get_string_id
@@ -12,13 +12,14 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import Config, Model
 
+from ..annotations.tokens import Tags
 from ..arguments import Rate, Size, checked
-from ..encoder.host import isolated
-from ..types import Bools2d, Floats2d
-from .gold import get_tags
-from .head import Head, check_outputs, score_tokens, show_as
-from .losses import cross_entropy, one_hot
-from .unit_loss import UnitLoss
+from ..types import Bools2d, Floats2d, Ints1d, Settings, get_ops
+from .base import show_as
+from .classifier import ClassifierHead
+from .layers import score_tokens
+from .loss_weighting import LossWeighting
+from .losses import one_hot
 
 DEFAULT_CONFIG = """
 [tagger]
@@ -36,102 +37,72 @@ scorer = {"@scorers": "spacy.tagger_scorer.v1"}
 """
 
 
-class MultiTaskTagger(Head, Tagger):
-    """spaCy's tagger with a true mean loss, for any number of other heads beside it."""
+class MultiTaskTagger(ClassifierHead[Ints1d], Tagger):  # type: ignore[misc]
+    """Tags tokens. spaCy's tagger is a base class for `isinstance` only."""
 
-    @isolated
-    def initialize(
-        self,
-        get_examples: Callable[[], Iterable[Example]],
-        *,
-        nlp: Language | None = None,
-        labels: Sequence[str] | None = None,
-    ) -> None:
-        """Find the labels and size the model.
-
-        get_examples (Callable): Returns a representative sample of examples.
-        nlp (Optional[Language]): The current pipeline.
-        labels (Optional[Sequence[str]]): The tags, as written by `init labels`. Otherwise they are
-            looked up in the examples.
-        RAISES (ValueError): M035 if they disagree with the model, M038 if a weight names another.
-        """
-        labels = self.choose_labels(get_examples, labels)
-        super().initialize(self.get_sample, nlp=nlp, labels=labels)
-        check_outputs(self.name, self.model, self.labels)
-        self.set_class_weights(get_examples)
-
-    def is_annotated(self, doc: Doc) -> bool:
-        return doc.has_annotation("TAG")
+    layer = Tags()
 
     def get_gold_labels(self, doc: Doc) -> set[str]:
-        prefix = self.cfg["neg_prefix"]
-        return {t.tag_.removeprefix(prefix) for t in doc if t.tag_ and t.tag_ not in self.labels}
+        # A tag may be among the labels with the prefix itself.
+        tags, prefix = super().get_gold_labels(doc), self.cfg["neg_prefix"]
+        return {tag.removeprefix(prefix) for tag in tags.difference(self.labels)}
 
-    def find_labels(self, docs: Iterable[Doc]) -> list[str]:
-        """RETURNS (List[str]): The tags in gold docs, as spaCy's tagger finds them."""
-        return sorted({token.tag_ for doc in docs for token in doc if token.tag_})
-
-    def get_answer(self, doc: Doc, prediction: Any) -> list[str]:
-        return [self.labels[i] for i in prediction]
-
-    def set_answer(self, doc: Doc, answer: list[str]) -> None:
-        if len(answer) == len(doc):  # no tokens have been merged or split since
-            for token, tag in zip(doc, answer, strict=True):
-                token.tag_ = tag
+    def get_answer(self, doc: Doc, prediction: Ints1d) -> list[str]:
+        labels = self.labels
+        return [labels[i] for i in prediction]
 
     def remove_labels(self, doc: Doc, labels: set[str]) -> None:
-        for token in doc:
-            if token.tag_.removeprefix(self.cfg["neg_prefix"]) in labels:
-                token.tag_ = ""
+        negative = {f"{self.cfg['neg_prefix']}{label}" for label in labels}
+        super().remove_labels(doc, labels | negative)
 
-    def set_annotations(self, docs: Iterable[Doc], batch_tag_ids: Any) -> None:
-        """Write the tags to `token.tag_`, unless a token has one and `overwrite` is false.
+    def annotate(self, docs: Sequence[Doc], predictions: Sequence[Ints1d]) -> None:
+        """Write the tags to `token.tag_`. A tag that a token has already is replaced only if
+        `overwrite` is set.
 
-        docs (Iterable[Doc]): The docs.
-        batch_tag_ids: What `predict` returned for them.
+        docs (Sequence[Doc]): The docs.
+        predictions (Sequence[Ints1d]): The index of each token's label, for each doc.
         """
-        super().set_annotations(docs, batch_tag_ids)
-        self.keep_answers(docs, batch_tag_ids)
+        index, _ = get_indices(self.labels, self.cfg["neg_prefix"])
+        hashes = numpy.array([*index], dtype="uint64")
+        for doc, ids in zip(docs, predictions, strict=True):
+            tags = hashes[ids]
+            if not self.cfg["overwrite"] and doc.has_annotation("TAG"):
+                given = doc.to_array(TAG)
+                tags = numpy.where(given, given, tags)
+            if len(doc):
+                doc.from_array(TAG, tags)  # type: ignore[arg-type]
 
-    @isolated
-    def predict(self, docs: Iterable[Doc]) -> list[Any]:
-        """Predict the tags of a batch of docs, without modifying them.
-
-        docs (Iterable[Doc]): The docs.
-        RETURNS (List[Ints1d]): For each doc the index of each token's label.
-        """
-        docs = list(docs)
-        if self.skip_empty(docs):
-            return [numpy.zeros(0, dtype="int64") for _ in docs]
-        guesses = self.model.ops.to_numpy(self.get_scores(docs).argmax(axis=1))
+    def decode(self, docs: Sequence[Doc], scores: Floats2d) -> list[Ints1d]:
+        """RETURNS (List[Ints1d]): For each doc the index of each token's label."""
+        guesses = get_ops(self.model).to_numpy(scores.argmax(axis=1))
         return numpy.split(guesses, numpy.cumsum([len(doc) for doc in docs])[:-1])
 
-    def get_mean_loss(
-        self, examples: Sequence[Example], scores: Floats2d
-    ) -> tuple[float, Floats2d, int]:
-        allowed = self.model.ops.asarray(self.get_allowed(examples))
-        smoothing = self.cfg["label_smoothing"]
-        return cross_entropy(scores, allowed, label_smoothing=smoothing, focus=self.get_focus())
+    def decode_empty(self, docs: Sequence[Doc]) -> list[Ints1d]:
+        return [numpy.zeros(0, dtype="int64") for _ in docs]
 
-    def get_allowed(self, examples: Sequence[Example]) -> Bools2d:
-        """RETURNS (Bools2d): The tags that the annotation allows for each token; all where there
-        is none, where it cannot be aligned, or where the tag is not among the labels.
+    def get_targets(self, examples: Sequence[Example]) -> Bools2d:
+        """RETURNS (Bools2d): The tags that the annotation allows for each token, N x C. All tags
+        are allowed where the gold tag is missing, cannot be aligned, or is not among the labels.
         """
         index, others = get_indices(self.labels, self.cfg["neg_prefix"])
-        tags = numpy.concatenate([get_tags(eg, self.name) for eg in examples])
+        tags = numpy.concatenate([self._read_tags(example) for example in examples])
         found, places = numpy.unique(tags, return_inverse=True)
-        allowed = one_hot([index.get(tag, -1) for tag in found.tolist()], len(index), numpy)
+        allowed = one_hot([index.get(tag, -1) for tag in found.tolist()], len(index))
         for row, tag in enumerate(found.tolist()):
             if tag in others:
                 allowed[row] = True
                 allowed[row, others[tag]] = False
         return allowed[places]
 
+    def _read_tags(self, example: Example) -> Ints1d:
+        tags: Ints1d | None = self.read_gold(example)
+        return numpy.zeros(len(example.predicted), dtype="uint64") if tags is None else tags
+
 
 @lru_cache(maxsize=8)
 def get_indices(labels: tuple[str, ...], prefix: str) -> tuple[dict[int, int], dict[int, int]]:
     """RETURNS (Tuple[Dict[int, int], Dict[int, int]]): The index of each tag by its hash, and by
-    that of the tag with the prefix.
+    the hash of the tag with the prefix.
     """
     index = {get_string_id(label): i for i, label in enumerate(labels)}
     others = {get_string_id(f"{prefix}{label}"): i for i, label in enumerate(labels) if prefix}
@@ -148,26 +119,26 @@ def get_indices(labels: tuple[str, ...], prefix: str) -> tuple[dict[int, int], d
 def make_mtl_tagger(
     nlp: Language,
     name: str,
-    model: Model,
+    model: Model[list[Doc], Floats2d],
     overwrite: bool,
     neg_prefix: str,
     label_smoothing: Rate,
-    loss: UnitLoss | None,
-    scorer: Callable | None,
+    loss: LossWeighting | None,
+    scorer: Callable[..., Settings] | None,
 ) -> MultiTaskTagger:
     """Construct a tagger that shares its encoder.
 
     model (Model[List[Doc], Floats2d]): Scores of each label for each token.
-    overwrite (bool): Whether to replace tags that a doc has already.
-    neg_prefix (str): A gold tag with this prefix says what the token is not.
+    overwrite (bool): Whether to replace the tags that a doc has already.
+    neg_prefix (str): A gold tag with this prefix rules out the tag for the token.
     label_smoothing (float): Share of each target that is spread over all labels, 0 to 1.
-    loss (Optional[UnitLoss]): `spacy-mtl.UnitLoss.v1`, for hard tokens and rare tags.
+    loss (Optional[LossWeighting]): `spacy-mtl.UnitLoss.v1`, for hard tokens and rare tags.
     scorer (Optional[Callable]): The scoring method.
     """
     return MultiTaskTagger(
         nlp.vocab,
         model,
-        name=name,
+        name,
         overwrite=overwrite,
         scorer=scorer,
         neg_prefix=neg_prefix,
@@ -185,11 +156,12 @@ def build_tagger_head_v1(
     dropout: Rate | None = None,
     nO: Size | None = None,
 ) -> Model[list[Doc], Floats2d]:
-    """Build a linear layer over each token's vector.
+    """Build a linear layer over the vector of each token.
 
-    tok2vec (Model[List[Doc], List[Floats2d]]): Where the vectors come from: a listener or a model
-        of its own.
-    dropout (Optional[float]): Dropout of the vectors; `[training] dropout` if it is not given.
-    nO (Optional[int]): The number of labels, found at initialization.
+    tok2vec (Model[List[Doc], List[Floats2d]]): Makes the token vectors: a listener, or a model of
+        its own.
+    dropout (Optional[float]): Dropout of the vectors; null for `[training] dropout`.
+    nO (Optional[int]): The number of labels, by default set at initialization.
+    RAISES (ValueError): M058 for an argument out of range.
     """
     return score_tokens(tok2vec, dropout, nO)

@@ -1,16 +1,17 @@
-"""In which settings runs differ beside what is compared: only like can be compared with like."""
+"""Differences between the configs of runs, other than the ones that are compared on purpose."""
 
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 from spacy.util import dict_to_dot
 
+from ..types import Settings
+from .records import Difference
 from .runs import Run
 
-# These follow from the tasks that are trained, or change nothing in training.
+# Sections that follow from the trained tasks, or that do not influence training.
 EXPECTED = (
     "nlp.pipeline",
     "nlp.batch_size",
@@ -27,32 +28,31 @@ EXPECTED = (
 
 def find_differences(
     settings: Mapping[str, Sequence[Run]], task: str | None = None
-) -> list[dict[str, Any]]:
-    """Find what differs between settings, other than their tasks, their balancers and seeds.
+) -> list[Difference]:
+    """Find how settings differ besides their tasks, balancers and seeds.
 
     settings (Mapping[str, Sequence[Run]]): The runs of each setting.
     task (Optional[str]): The task whose training data to compare; all data if not given.
-    RETURNS (List[Dict[str, Any]]): Records with "key", and "values" as text for each setting, None
-        where a setting has no such key.
+    RETURNS (List[Difference]): The keys with different values.
     """
     facts = {name: get_facts(group, task) for name, group in settings.items()}
     records = []
     for key in dict.fromkeys(key for found in facts.values() for key in found):
         component = key.split(".")[1] if key.startswith("components.") else None
-        # Two runs are compared by the components that both have.
-        able = [
+        # A component is compared between the settings that have it.
+        comparable = [
             n
             for n, (run, *_) in settings.items()
             if component in (None, *run.setup["nlp"]["pipeline"])
         ]
-        if len({facts[name].get(key) for name in able}) > 1:
+        if len({facts[name].get(key) for name in comparable}) > 1:
             values = {name: facts[name].get(key) for name in settings}
-            records.append({"key": key, "values": values})
+            records.append(Difference(key, values))
     return records
 
 
 def get_facts(group: Sequence[Run], task: str | None) -> dict[str, str]:
-    """RETURNS (Dict[str, str]): What must be the same in the runs of another setting."""
+    """RETURNS (Dict[str, str]): The values, as text by key, that comparable settings share."""
     setup = group[0].setup
     facts = {"updates": ", ".join(dict.fromkeys(map(get_updates, group)))}
     for kind in ("train", "dev"):
@@ -69,12 +69,14 @@ def get_facts(group: Sequence[Run], task: str | None) -> dict[str, str]:
 
 
 def get_updates(run: Run) -> str:
-    """RETURNS (str): How long a run was trained. Where patience ends it, the number may vary."""
+    """RETURNS (str): The number of updates of a run; it may vary where patience ended the run."""
     return "until patience" if run.is_out_of_patience else str(run.steps or "unknown")
 
 
-def find_data(section: Mapping[str, Any], task: str | None) -> list[str]:
-    """RETURNS (List[str]): The corpora in a section of a config that have labels for a task."""
+def find_data(section: Settings, task: str | None) -> list[str]:
+    """RETURNS (List[str]): The corpora in a section of a config that have labels for a task, all
+    corpora if no task is given.
+    """
     if "corpora" in section:
         tasks = section.get("tasks", {})
         return [
@@ -89,7 +91,7 @@ def find_data(section: Mapping[str, Any], task: str | None) -> list[str]:
 
 
 def identify(path: str) -> str:
-    """RETURNS (str): The content of a file or folder, or its path if it is not there any more."""
+    """RETURNS (str): Size and hash of a file or folder, or its path if it does not exist."""
     files = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
     content = [file.read_bytes() for file in files if file.is_file()]
     if not content:

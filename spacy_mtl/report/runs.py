@@ -1,61 +1,80 @@
-"""What a training has left behind: its config, its log, its scores."""
+"""Read the config, the log and the scores of runs, and group the runs by setting."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypedDict, cast
 
 import srsly
 from spacy.util import load_config
 
+from ..annotations import get_layers
 from ..errors import Errors, quote
-from .table import KEYS, read_metrics
+from ..types import Settings
+from .records import Curves
 
-Curves: TypeAlias = dict[str, list[tuple[int, float]]]  # by name: steps and values
 ENCODERS = {"mtl_transformer", "transformer", "curated_transformer", "tok2vec"}
 STATS = ("loss", "weight", "grad_norm")
 MODELS = ("model-best", "model-last")
 
 
+class LogLine(TypedDict):
+    """A line of ProgressLogger.
+
+    step (int): The update.
+    score (Optional[float]): The weighted score of the evaluation.
+    scores (Dict[str, Optional[float]]): The scores by key.
+    tasks (Dict[str, Dict[str, Optional[float]]]): `STATS` by task.
+    cosines (Dict[str, float]): The cosine of the gradients of each pair of tasks.
+    """
+
+    step: int
+    score: float | None
+    scores: dict[str, float | None]
+    tasks: dict[str, dict[str, float | None]]
+    cosines: dict[str, float]
+
+
 @dataclass
 class Run:
-    """A training, or only the scores of one.
+    """A training run, or a file of scores.
 
-    name (str): What it is called in the report.
-    scores (Dict[str, Any]): As `spacy evaluate` writes them.
+    name (str): Its name in the report.
+    scores (Dict[str, Any]): Scores as `spacy evaluate` writes them.
     source (str): Where the scores come from.
-    curves (Dict[str, Curves]): Loss, weight and gradient norm of each task, scores, and cosines of
-        each two tasks.
-    steps (Optional[int]): How long it was trained.
-    is_out_of_patience (bool): Whether it ended since the score had not improved for long.
-    model (Optional[Path]): The folder of the pipeline.
-    tasks (List[str]): The components that were trained, other than encoders.
-    seed (int): The seed of the training.
-    setup (Dict[str, Any]): The config without seeds and logger: runs of the same setup differ by
+    curves (Curves): Loss, weight and gradient norm of each task, scores, and the cosine of each
+        pair of tasks.
+    steps (Optional[int]): The number of updates.
+    is_out_of_patience (bool): Whether the run ended because the score had stopped improving.
+    model (Optional[Path]): The folder of the pipeline; None for a file of scores.
+    tasks (List[str]): The trained components, without encoders.
+    seed (int): The seed of the training run.
+    setup (Dict[str, Any]): The config without seeds and logger. Runs of equal setup differ by
         chance only.
     """
 
     name: str
-    scores: dict[str, Any]
+    scores: Settings
     source: str
-    curves: dict[str, Curves] = field(default_factory=dict)
+    curves: Curves = field(default_factory=dict)
     steps: int | None = None
     is_out_of_patience: bool = False
     model: Path | None = None
     tasks: list[str] = field(default_factory=list)
     seed: int = 0
-    setup: dict[str, Any] = field(default_factory=dict)
+    setup: Settings = field(default_factory=dict)
 
 
 def read_run(path: Path, name: str) -> Run:
     """Read a run.
 
-    path (Path): A JSON file of `spacy evaluate --output`, or the folder of a training, with
-        model-best or model-last, and the files of ProgressLogger and `spacy evaluate`, if any.
-    name (str): What to call it.
-    RETURNS (Run): The run. Without a file of scores, they are those of the log's best line, and
-        without a log those that spaCy has saved with the pipeline.
+    path (Path): A JSON file of `spacy evaluate --output`, or the output folder of a training run
+        with model-best or model-last. The files of ProgressLogger and `spacy evaluate` may be in
+        the folder too.
+    name (str): Its name in the report.
+    RETURNS (Run): The run. Its scores are those of the file of `spacy evaluate`, or else those of
+        the best line of the log, or else the scores that spaCy has saved with the pipeline.
     RAISES (ValueError): M201, M202, M204 or M230 to M232 if no run can be read.
     """
     if not path.is_dir():
@@ -68,13 +87,7 @@ def read_run(path: Path, name: str) -> Run:
     except Exception as error:
         raise ValueError(Errors.M204.format(name=models[0], error=error)) from error
     log = read_log(find_file(path, "*.jsonl", ("step", "tasks")))
-    metrics = find_file(path, "*.json", KEYS)
-    if metrics is not None:
-        scores, source = read_metrics(metrics), metrics.name
-    elif log:
-        scores, source = read_best(log)
-    else:
-        scores, source = read_meta(models[0])
+    scores, source = read_scores(path, log, models[0])
     return Run(
         name,
         scores,
@@ -89,16 +102,51 @@ def read_run(path: Path, name: str) -> Run:
     )
 
 
+def read_scores(folder: Path, log: Sequence[LogLine], model: Path) -> tuple[Settings, str]:
+    """RETURNS (Tuple[Dict[str, Any], str]): The scores of a training run, and their source."""
+    metrics = find_file(folder, "*.json", get_score_keys())
+    if metrics is not None:
+        return read_metrics(metrics), metrics.name
+    return read_best(log) if log else read_meta(model)
+
+
+def read_metrics(path: Path) -> Settings:
+    """Read the scores of a run.
+
+    path (Path): A JSON file of `spacy evaluate --output`.
+    RETURNS (Dict[str, Any]): The scores.
+    RAISES (ValueError): M201 if there is no such file, M202 if it holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(Errors.M201.format(path=path))
+    try:
+        metrics = srsly.read_json(path)
+    except ValueError as err:
+        raise ValueError(Errors.M202.format(path=path, reason=err)) from err
+    keys = get_score_keys()
+    if not isinstance(metrics, dict) or metrics.keys().isdisjoint(keys):
+        raise ValueError(Errors.M202.format(path=path, reason=f"no score among {', '.join(keys)}"))
+    return metrics
+
+
+def get_score_keys() -> list[str]:
+    """RETURNS (List[str]): The keys of all scores that a report shows, grouped by layer."""
+    return [k for layer in get_layers().values() for k in (layer.score_key, *layer.detail_keys)]
+
+
 def find_file(folder: Path, pattern: str, keys: Sequence[str]) -> Path | None:
-    """RETURNS (Optional[Path]): The file in a folder that begins with an object with one of the
-    keys.
+    """Find a JSON file by its content.
+
+    folder (Path): The folder.
+    pattern (str): The pattern of the file's name, such as "*.json".
+    keys (Sequence[str]): The first object in the file must have one of these keys.
+    RETURNS (Optional[Path]): The file, if there is one.
     RAISES (ValueError): M232 if there are several.
     """
     found = []
     for path in sorted(folder.glob(pattern)):
-        read = srsly.read_jsonl if path.suffix == ".jsonl" else lambda p: iter([srsly.read_json(p)])
         try:
-            first = next(read(path), None)
+            first = next(read_objects(path), None)
         except ValueError:
             continue
         if isinstance(first, dict) and not first.keys().isdisjoint(keys):
@@ -109,61 +157,77 @@ def find_file(folder: Path, pattern: str, keys: Sequence[str]) -> Path | None:
     return found[0] if found else None
 
 
-def read_log(path: Path | None) -> list[dict[str, Any]]:
-    """RETURNS (List[Dict[str, Any]]): The lines of the last training that wrote to the file.
+def read_objects(path: Path) -> Iterator[object]:
+    """YIELDS (object): The lines of a .jsonl file, or the content of a .json file."""
+    return iter(srsly.read_jsonl(path) if path.suffix == ".jsonl" else [srsly.read_json(path)])
+
+
+def read_log(path: Path | None) -> list[LogLine]:
+    """Read a log of ProgressLogger.
+
+    path (Optional[Path]): The file, if there is one.
+    RETURNS (List[LogLine]): The lines of the last training run that wrote to the file.
     RAISES (ValueError): M231 if they are not lines of ProgressLogger.
     """
-    lines: list[dict[str, Any]] = []
+    lines: list[LogLine] = []
     try:
         for line in srsly.read_jsonl(path) if path else ():
             if lines and line["step"] <= lines[-1]["step"]:
                 lines.clear()
-            lines.append({"cosines": {}, **line})
+            lines.append(cast(LogLine, {"cosines": {}, **line}))
             _ = line["score"], line["scores"].items(), line["tasks"].items()
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise ValueError(Errors.M231.format(path=path, error=repr(err))) from err
     return lines
 
 
-def read_meta(model: Path) -> tuple[dict[str, Any], str]:
-    """RETURNS (Tuple[Dict[str, Any], str]): The scores that spaCy has saved with a pipeline, if it
-    has, and where they come from.
+def read_meta(model: Path) -> tuple[Settings, str]:
+    """RETURNS (Tuple[Dict[str, Any], str]): The scores that spaCy has saved with a pipeline, and
+    their source; empty without any.
     """
     path = model / "meta.json"
     scores = srsly.read_json(path).get("performance") if path.is_file() else None
     return (scores, f"dev, {model.name}") if scores else ({}, "-")
 
 
-def read_best(log: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+def read_best(log: Sequence[LogLine]) -> tuple[Settings, str]:
     """RETURNS (Tuple[Dict[str, Any], str]): The scores of the line that became model-best, and
-    where they come from.
+    their source.
     """
     best = find_best(log)
-    return best["scores"], f"dev, step {best['step']}"
+    return {**best["scores"]}, f"dev, step {best['step']}"
 
 
-def find_best(log: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return max(reversed(log), key=lambda line: line["score"] or 0.0)  # the last one of equals
+def find_best(log: Sequence[LogLine]) -> LogLine:
+    """RETURNS (LogLine): The line with the best score; the last one if several are equal."""
+    return max(reversed(log), key=lambda line: line["score"] or 0.0)
 
 
-def has_lost_patience(log: Sequence[dict[str, Any]], patience: int) -> bool:
+def has_lost_patience(log: Sequence[LogLine], patience: int) -> bool:
+    """RETURNS (bool): Whether the last `patience` updates have not improved the score."""
     return bool(log and patience and log[-1]["step"] - find_best(log)["step"] >= patience)
 
 
-def get_curves(log: Sequence[dict[str, Any]]) -> dict[str, Curves]:
-    """RETURNS (Dict[str, Curves]): What a log says of each task, score and pair of tasks."""
-    curves: dict[str, Curves] = {kind: {} for kind in (*STATS, "score", "cosine")}
+def get_curves(log: Sequence[LogLine]) -> Curves:
+    """RETURNS (Curves): The values in a log by kind and name, without missing ones."""
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {
+        kind: {} for kind in (*STATS, "score", "cosine")
+    }
     for line in log:
-        stats = {kind: {task: s[kind] for task, s in line["tasks"].items()} for kind in STATS}
-        for kind, values in {**stats, "score": line["scores"], "cosine": line["cosines"]}.items():
+        kinds: dict[str, Mapping[str, float | None]] = {
+            **{kind: {task: s[kind] for task, s in line["tasks"].items()} for kind in STATS},
+            "score": line["scores"],
+            "cosine": line["cosines"],
+        }
+        for kind, values in kinds.items():
             for name, value in values.items():
                 if value is not None:
                     curves[kind].setdefault(name, []).append((line["step"], value))
-    return curves
+    return {kind: {**lines} for kind, lines in curves.items()}
 
 
-def get_trained_tasks(config: dict[str, Any]) -> list[str]:
-    """RETURNS (List[str]): The components of a config that train, other than encoders."""
+def get_trained_tasks(config: Settings) -> list[str]:
+    """RETURNS (List[str]): The components of a config that are trained, without encoders."""
     frozen = config["training"]["frozen_components"]
     return [
         name
@@ -174,7 +238,8 @@ def get_trained_tasks(config: dict[str, Any]) -> list[str]:
     ]
 
 
-def without_seeds(config: dict[str, Any]) -> dict[str, Any]:
+def without_seeds(config: Mapping[str, object]) -> Settings:
+    """RETURNS (Dict[str, Any]): A copy of a config without seeds and loggers."""
     return {
         key: without_seeds(value) if isinstance(value, dict) else value
         for key, value in config.items()
@@ -183,10 +248,11 @@ def without_seeds(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Put together the trainings that differ by their seed only.
+    """Group the training runs by setting: within a group they differ only by their seeds.
 
-    RETURNS (Dict[str, List[Run]]): The runs of each setting, by seed. It is called as its runs are,
-        without their seeds.
+    runs (Sequence[Run]): The runs. Files of scores are left out.
+    RETURNS (Dict[str, List[Run]]): The runs of each setting, sorted by seed. The name of a setting
+        is the name of its runs without their seeds.
     RAISES (ValueError): M235 if two runs have the same setting and the same seed.
     """
     groups: list[list[Run]] = []
@@ -208,13 +274,17 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def name_group(group: Sequence[Run]) -> str:
+    """RETURNS (str): The common name of runs without their seeds, or the name of the first run."""
     stems = {run.name.removesuffix(str(run.seed)).rstrip("-_. ") for run in group}
     return stems.pop() or group[0].name if len(stems) == 1 else group[0].name
 
 
 def find_single(settings: Mapping[str, Sequence[Run]]) -> dict[str, str]:
-    """RETURNS (Dict[str, str]): The setting in which each task was trained alone.
-    RAISES (ValueError): M238 if there are two of a task.
+    """Find the settings with one task.
+
+    settings (Mapping[str, Sequence[Run]]): The runs of each setting.
+    RETURNS (Dict[str, str]): For a task the setting in which it is trained alone.
+    RAISES (ValueError): M238 if a task has two such settings.
     """
     single: dict[str, str] = {}
     for name, (run, *_) in settings.items():
@@ -227,16 +297,17 @@ def find_single(settings: Mapping[str, Sequence[Run]]) -> dict[str, str]:
     return single
 
 
-def find_difference(first: Any, second: Any) -> str:
-    """RETURNS (str): The first key of one config that is different in another."""
-    keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
-    if isinstance(first.get(keys[0]), dict) and isinstance(second.get(keys[0]), dict):
-        return f"{keys[0]}.{find_difference(first[keys[0]], second[keys[0]])}"
-    return keys[0]
+def find_difference(first: Settings, second: Settings) -> str:
+    """RETURNS (str): The first key whose value is different in two configs."""
+    key = next(key for key in {**first, **second} if first.get(key) != second.get(key))
+    ours, theirs = first.get(key), second.get(key)
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return f"{key}.{find_difference(ours, theirs)}"
+    return key
 
 
 def check_same_dev(runs: Sequence[Run]) -> None:
-    """RAISES (ValueError): M236 if trainings were evaluated on different corpora."""
+    """RAISES (ValueError): M236 if training runs were evaluated on different corpora."""
     trained = [run for run in runs if run.model]
     for run in trained[1:]:
         ours, theirs = (r.setup["corpora"].get("dev") for r in (trained[0], run))

@@ -1,25 +1,27 @@
-"""Whether one pipeline is better than another, or was only lucky with the docs."""
+"""Test whether a difference between two pipelines can be explained by the choice of docs."""
 
 from collections.abc import Sequence
 
 import numpy
 
-from .scores import get_f
+from .scores import Counts, Scores, get_f
 
-ROUNDS = 10_000  # of chance, where all that could have happened is too much to try
+ROUNDS = 10_000  # of random exchanges, if there are more possible exchanges than that
 CHUNK = 500
 
 
-def get_p_value(first: numpy.ndarray, second: numpy.ndarray, seed: int = 0) -> float:
-    """Ask how often a difference of scores this large comes by chance: the paired randomisation
-    test of Noreen (1989), two-sided, over docs.
+def get_p_value(first: Counts, second: Counts, seed: int = 0) -> float:
+    """Compute how often chance alone makes a difference of scores this large: the two-sided paired
+    randomisation test over docs of Noreen (1989), "Computer-Intensive Methods for Testing
+    Hypotheses".
 
-    If the two were equally good, it would not matter which of them gave which answer. So for each
-    doc a coin decides whether they exchange answers. With few docs all outcomes are tried.
+    If the two pipelines are equally good, it does not matter which of them gave which answer. So
+    for each doc a coin decides whether they exchange answers. With few docs all outcomes are tried.
 
-    first, second (Ints4d): Counts of several runs, S x D x L x 3, as of `count_labels`.
-    seed (int): Of the coins.
-    RETURNS (float): The p value, in which the two are symmetric.
+    first, second (Ints4d): Counts of several runs, S x D x L x 3, as `count_labels` returns them
+        for each run.
+    seed (int): Seed of the coins.
+    RETURNS (float): The p value. Exchanging `first` and `second` does not change it.
     """
     n_docs = first.shape[1]
     is_exact = 2**n_docs <= ROUNDS
@@ -40,13 +42,14 @@ def get_p_value(first: numpy.ndarray, second: numpy.ndarray, seed: int = 0) -> f
     return extreme / n_rounds if is_exact else (extreme + 1) / (n_rounds + 1)
 
 
-def get_difference(first: numpy.ndarray, second: numpy.ndarray) -> numpy.ndarray:
-    """RETURNS (Floats): How much better the second is, in the mean of its runs, for counts that are
-    ... x S x L x 3.
+def get_difference(first: Counts, second: Counts) -> Scores:
+    """RETURNS (Floats): Mean score of the second pipeline's runs minus that of the first's, for
+    counts of ... x S x L x 3.
     """
-    return (get_f(second) - get_f(first)).mean(axis=-1)
+    difference: Scores = (get_f(second) - get_f(first)).mean(axis=-1)
+    return difference
 
 
 def get_spread(values: Sequence[float]) -> float | None:
-    """RETURNS (Optional[float]): The standard deviation, which a single value does not have."""
+    """RETURNS (Optional[float]): The standard deviation; None for a single value."""
     return float(numpy.std(values, ddof=1)) if len(values) > 1 else None

@@ -7,13 +7,16 @@ from itertools import chain
 from typing import Annotated, Any
 
 import torch
-from thinc.api import Model, Optimizer, torch2xp
+from thinc.api import Optimizer
 from thinc.types import FloatsXd, Generator
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..arguments import Range, Rate, checked
-from ..encoder.levels import get_depths
+from ..encoder.model.backward import get_depths
+from ..encoder.model.shim import EncoderShim
 from ..errors import Errors
+from ..types import Settings
+from ..weights import AnyModel, Key, ModelWeights, get_average_key
 
 NAME = "spacy-mtl.AdamW.v1"
 RATE = Range(0, 1000)
@@ -24,24 +27,28 @@ class AdamW(Optimizer):
     """AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2) for
     a pipeline with one pretrained encoder and several new heads.
 
-    The encoder's weights are updated all at once, by torch; the heads' by thinc. Norms and biases
-    are not decayed. Gradients are clipped by the norm over all tensors of a component.
+    torch updates all weights of the encoder at once; thinc updates the weights of the heads. Norms
+    and biases do not decay. Gradients are clipped by their norm over all weights of a component.
 
-    learn_rate (Union[float, List[float], Generator]): Of the heads; a number or a schedule.
-    encoder_learn_rate (Union[float, List[float], Generator]): Of the encoder.
-    weight_decay (float): Per unit of the learning rate.
+    learn_rate (Union[float, List[float], Generator]): The learning rate of the heads; a number or a
+        schedule.
+    encoder_learn_rate (Union[float, List[float], Generator]): The learning rate of the encoder.
+    weight_decay (float): The decay per unit of the learning rate.
     grad_clip (float): The largest norm of a component's gradient; 0 for no clipping.
-    beta1, beta2, eps (float): As in Adam.
-    freeze (Sequence[str]): Patterns, with * and ?, of names of encoder parameters that stay as
-        they are.
-    layer_decay (float): Each encoder layer learns at this share of the rate of the layer above it.
-    unfreeze_steps (int): The encoder's last layer learns after so many updates, each layer below
-        after so many more, the embeddings last; 0 for all from the start.
+    beta1, beta2, eps (float): The parameters of Adam.
+    freeze (Sequence[str]): Patterns, with * and ?, for the names of encoder parameters that do not
+        change.
+    layer_decay (float): The learning rate of each encoder layer as a share of the next layer's.
+    unfreeze_steps (int): The updates until the encoder's last layer is unfrozen, and from there
+        until each layer below is. The embeddings are unfrozen last; 0 for all from the start.
     average (float): The decay of an exponential moving average of all weights, in `averages`; 0 for
         none.
+
+    modules (Dict[int, Tuple[torch.nn.Module, torch.optim.Optimizer]]): The encoders and their torch
+        optimizers, by the id of the encoder's shim.
     """
 
-    averages: dict[Any, Any] | None
+    averages: dict[Key, FloatsXd] | None  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -68,31 +75,42 @@ class AdamW(Optimizer):
             use_averages=bool(average),
         )
         self.encoder_learn_rate = 0.0
-        self._set_attr_or_schedule("encoder_learn_rate", encoder_learn_rate)
+        self._set_attr_or_schedule(  # type: ignore[no-untyped-call]
+            "encoder_learn_rate", encoder_learn_rate
+        )
         self.freeze = list(freeze)
         self.layer_decay, self.unfreeze_steps, self.average = layer_decay, unfreeze_steps, average
         self.modules: dict[int, tuple[torch.nn.Module, torch.optim.Optimizer]] = {}
 
     def __call__(
-        self, key: Any, weights: FloatsXd, gradient: FloatsXd, *, lr_scale: float = 1.0
+        self, key: tuple[int, str], weights: FloatsXd, gradient: FloatsXd, *, lr_scale: float = 1.0
     ) -> tuple[FloatsXd, FloatsXd]:
-        """Update one array of a head: the thinc way."""
+        """Update one array of a head, as thinc's optimizer does.
+
+        key (Tuple[int, str]): The id of the node or shim, and the name of the array.
+        weights, gradient (FloatsXd): The array and its gradient. Both are changed.
+        lr_scale (float): A factor of the learning rate.
+        RETURNS (Tuple[FloatsXd, FloatsXd]): The new weights, and zeros.
+        """
         decay, self.L2 = self.L2, self.L2 if weights.ndim > 1 else 0.0
-        averages, self.averages = self.averages, None  # thinc's own would begin at 0
+        averages, self.averages = self.averages, None  # thinc's averages would begin at 0
         first: Any = weights.copy() if averages is not None and not self.nr_update[key] else None
         try:
             weights, gradient = super().__call__(key, weights, gradient, lr_scale=lr_scale)
         finally:
             self.L2, self.averages = decay, averages
         if averages is not None:
-            name = get_shim_key(*key)
-            name_there: Any = name if name in averages else key
-            mean = averages[name_there] = averages[name_there] if first is None else first
+            of_tensor = get_average_key(*key)
+            place: Key = of_tensor if of_tensor in averages else key
+            mean: Any = averages[place] if first is None else first
+            averages[place] = mean
             mean += (1 - self._get_decay(key)) * (weights - mean)
         return weights, gradient
 
     def get_adam(self, key: int, module: torch.nn.Module) -> torch.optim.Optimizer:
-        """RETURNS (torch.optim.Optimizer): What updates an encoder, made when first asked for."""
+        """RETURNS (torch.optim.Optimizer): The torch optimizer of an encoder. It is created at the
+        first call, and again if the module was replaced.
+        """
         known, adam = self.modules.get(key, (None, None))
         if adam is None or known is not module:
             adam = torch.optim.AdamW(
@@ -103,7 +121,7 @@ class AdamW(Optimizer):
         return adam
 
     def step_module(self, key: int, module: torch.nn.Module) -> None:
-        """Update all parameters of an encoder that have a gradient.
+        """Update all parameters of an encoder that have a gradient, except frozen ones.
 
         key (int): Identifies the module's moments between calls.
         module (torch.nn.Module): The encoder.
@@ -117,7 +135,8 @@ class AdamW(Optimizer):
         if self.averages is not None and not n_done:
             for name, parameter in module.named_parameters():
                 if id(parameter) in ids:
-                    self.averages[get_shim_key(key, name)] = parameter.detach().clone()
+                    first: Any = parameter.detach().clone()
+                    self.averages[get_average_key(key, name)] = first
         for group in adam.param_groups:
             group["lr"] = self.encoder_learn_rate * self.layer_decay ** group["above"]
             if n_done < self.unfreeze_steps * (group["above"] + 1):
@@ -128,38 +147,29 @@ class AdamW(Optimizer):
         adam.step()
         self.nr_update[key, ""] += 1
         if self.averages and learning:
-            named = {get_shim_key(key, name): p for name, p in module.named_parameters()}
+            named = {get_average_key(key, name): p for name, p in module.named_parameters()}
             found = {k: p for k, p in named.items() if k in self.averages and id(p) in ids}
-            update = get_ema_multi_avg_fn(self._get_decay((key, "")))
+            update: Any = get_ema_multi_avg_fn(self._get_decay((key, "")))
             update([self.averages[k] for k in found], list(found.values()), None)
 
-    def clip_model(self, model: Model) -> None:
-        """Scale the gradients of a head's arrays down to `grad_clip`, and meet its torch layers,
-        which read all of their weights from the averages or none.
+    def clip_model(self, model: AnyModel) -> None:
+        """Scale the gradients of a head down to the norm `grad_clip`. An encoder inside the head
+        does not count: `step_module` clips it.
 
-        model (Model): The head's model, without any encoder.
+        model (Model): The head's model.
         """
-        gradients: list[Any] = [
-            node.get_grad(name)
-            for node in model.walk()
-            for name in node.param_names
-            if node.has_grad(name)
-        ]
-        norm = float(sum((g * g).sum() for g in gradients)) ** 0.5
-        if self.grad_clip and norm > self.grad_clip:
-            for gradient in gradients:
-                gradient *= self.grad_clip / norm
+        weights = ModelWeights({"": model}, skip=(EncoderShim,))
+        if self.grad_clip:
+            weights.clip(self.grad_clip)
         if self.averages is not None:
-            for shim in [shim for node in model.walk() for shim in node.shims]:
-                for name, tensor in shim._model.state_dict().items():
-                    self.averages.setdefault(get_shim_key(shim.id, name), torch2xp(tensor))
+            weights.complete_averages(self.averages)
 
-    def _get_decay(self, key: Any) -> float:
-        """RETURNS (float): Of the averages, which forget the first weights faster."""
+    def _get_decay(self, key: tuple[int, str]) -> float:
+        """RETURNS (float): The decay of averages. It is smaller in the first updates."""
         n = self.nr_update[key]
         return min(self.average, (1 + n) / (10 + n))
 
-    def _get_groups(self, module: torch.nn.Module) -> list[dict[str, Any]]:
+    def _get_groups(self, module: torch.nn.Module) -> list[Settings]:
         names = [name for name, _ in module.named_parameters()]
         has_depths = self.layer_decay < 1 or self.unfreeze_steps
         depths = get_depths(module) if has_depths else dict.fromkeys(names, 0)
@@ -182,21 +192,17 @@ class AdamW(Optimizer):
         ]
 
 
-def get_shim_key(key: int, name: str) -> str:
-    """RETURNS (str): The name under which thinc's `use_params` looks for a weight of torch."""
-    return f"pytorch_{key}_{name}"
-
-
 def check_rates(name: str, given: FloatOrSchedule) -> FloatOrSchedule:
-    """RETURNS (Union[float, Generator]): The rate, or a schedule that checks each of its rates.
+    """RETURNS (Union[float, Generator]): The rate, or a schedule that checks each rate.
     RAISES (ValueError): M058 if the rate, or the first one, is out of range.
     """
     if isinstance(given, (int, float)):
-        return RATE.check(NAME, name, given)
+        rate: float = RATE.check(NAME, name, given)
+        return rate
     rates = iter(given)
     first = RATE.check(NAME, name, next(rates, None))
-    rest: Any = chain([first], map(partial(RATE.check, NAME, name), rates))
-    return rest
+    checked_rates = chain([first], map(partial(RATE.check, NAME, name), rates))
+    return checked_rates  # type: ignore[return-value]  # an iterator is enough
 
 
 @checked(NAME)
@@ -213,26 +219,29 @@ def create_adamw_v1(
     unfreeze_steps: Annotated[int, Range()] = 0,
     average: Rate = 0.0,
 ) -> AdamW:
-    """Create the optimizer.
+    """Create an AdamW optimizer with one learning rate for the encoder and one for the heads.
 
-    learn_rate (Union[float, List[float], Generator]): Of the heads; a number or a thinc schedule.
-    encoder_learn_rate (Union[float, List[float], Generator]): Of the encoder; likewise.
-    weight_decay (float): Decoupled weight decay of matrices; norms and biases have none.
+    learn_rate (Union[float, List[float], Generator]): The learning rate of the heads; a number or a
+        thinc schedule.
+    encoder_learn_rate (Union[float, List[float], Generator]): The learning rate of the encoder; a
+        number or a thinc schedule.
+    weight_decay (float): The decoupled weight decay of matrices. Norms and biases do not decay.
     grad_clip (float): The largest norm of a component's gradient; 0 for no clipping.
-    beta1, beta2, eps (float): As in Adam.
-    freeze (List[str]): Patterns, with * and ?, of names of encoder parameters that stay as they
-        are. For BERT, RoBERTa, DistilBERT and ELECTRA alike: "embeddings*" for the embeddings,
+    beta1, beta2, eps (float): The parameters of Adam.
+    freeze (List[str]): Patterns, with * and ?, for the names of encoder parameters that do not
+        change. For BERT, RoBERTa, DistilBERT and ELECTRA alike: "embeddings*" for the embeddings,
         "*.layer.0.*" or "*.layer.[0-3].*" for layers, "*" for all but the heads.
-    layer_decay (float): Each encoder layer learns at this share of the rate of the layer above it,
-        the embeddings at that share of the first's, a pooler as the last; 1 for one rate.
-        ALBERT's layers, which share their weights, count as one.
-    unfreeze_steps (int): For so many updates only the heads learn, then the encoder's last layer
-        too, after as many more the one below, the embeddings last; 0 for all from the start.
+    layer_decay (float): The learning rate of each encoder layer as a share of the next layer's; 1
+        for one rate. The embeddings come before the first layer, and a pooler has the rate of the
+        last. ALBERT's layers share their weights and count as one.
+    unfreeze_steps (int): Only the heads learn during this number of updates. Then the encoder's
+        last layer is unfrozen, and one more layer after each such number of updates, the embeddings
+        last. 0 for all from the start.
     average (float): The decay d of an exponential moving average of all weights, such as 0.999;
         after n updates it is min(d, (1 + n) / (10 + n)). `spacy train` evaluates and saves the
-        averages, of encoder and heads together. They take 4 bytes more for each weight that learns,
-        on its device. 0 for none.
-    RAISES (ValueError): M058 for an argument out of range, or for such a number of a schedule.
+        averages of encoder and heads. They take 4 bytes for each weight that learns, on its device.
+        0 for none.
+    RAISES (ValueError): M058 for an argument or a number of a schedule that is out of range.
     """
     return AdamW(
         check_rates("learn_rate", learn_rate),

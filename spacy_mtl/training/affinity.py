@@ -1,134 +1,178 @@
-"""Which tasks help each other: what a step for one task does to the losses of the others."""
+"""Measures which tasks help each other: how a step for one task changes the losses of others."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import islice, repeat
+from itertools import islice
 from statistics import mean
 from typing import Any, TypeAlias
 
 import torch
 from spacy.language import Language
-from spacy.schemas import ConfigSchemaTraining
 from spacy.training import Example
-from spacy.training.loop import create_train_batches, subdivide_batch
-from spacy.util import registry, resolve_dot_names
-from thinc.api import Optimizer, fix_random_seed
+from spacy.training.loop import create_train_batches
+from spacy.util import resolve_dot_names
+from thinc.api import Optimizer
 from tqdm import tqdm
 
-from ..encoder.hub import TaskBatch
-from ..encoder.levels import get_weights
+from ..encoder.model.backward import get_weights
 from ..encoder.pipe import SharedEncoder
+from ..encoder.training_pass import Balancer, TaskBatch
 from ..errors import Errors
-from ..heads.head import Head
-from ..types import Floats2d
+from ..heads.base import Head
+from ..types import Floats2d, Settings
+from .adamw import AdamW
+from .loop import resolve_training
+from .step import StepSettings, train_step
 
-Affinity: TypeAlias = dict[str, dict[str, float]]  # of a task's step to a task's loss
-MOST = 8  # tasks of which all groupings are tried: 4,140
+AnyHead: TypeAlias = Head[Any, Any]
+Affinity: TypeAlias = dict[str, dict[str, float]]  # from a task's step to a task's loss
+MOST = 8  # the most tasks of which all groupings are tried: 4,140
 
 
 @dataclass
 class Grouping:
-    """A split of the tasks, and the mean affinity onto a task from the others of its group, which
-    is 0 for a task that is alone.
+    """A split of the tasks into groups.
+
+    groups (List[List[str]]): The tasks of each group.
+    affinity (float): The mean, over all tasks, of the affinity from the other tasks of the group. A
+        task alone counts as 0.
     """
 
     groups: list[list[str]]
     affinity: float
 
 
-class Lookahead:
-    """Looks ahead at each batch on its way to the balancer, which it stands for.
+class LookaheadBalancer:
+    """Measures affinities on the batches of another balancer, and leaves the gradients to it.
 
-    encoder (SharedEncoder): Whose balancer it is.
-    heads (Dict[str, Head]): The tasks to measure.
-    optimizer (Optimizer): Tells how long a step is, and what is frozen.
+    balancer (Balancer): The balancer of the encoder.
+    encoder (SharedEncoder): The encoder.
+    heads (Mapping[str, Head]): The tasks to measure.
+    optimizer (Optimizer): Has the length of a step and the names of frozen weights.
 
-    is_on (bool): Whether to look.
-    examples (Sequence[Example]): Of the batch that comes next.
-    found (List[Affinity]): What has been measured.
+    is_on (bool): Whether to measure.
+    examples (Sequence[Example]): The examples of the batch that comes next.
+    found (List[Affinity]): The measurements.
     """
 
     def __init__(
-        self, encoder: SharedEncoder, heads: Mapping[str, Any], optimizer: Optimizer
+        self,
+        balancer: Balancer,
+        encoder: SharedEncoder,
+        heads: Mapping[str, AnyHead],
+        optimizer: Optimizer,
     ) -> None:
-        self.encoder, self.heads, self.optimizer = encoder, heads, optimizer
-        self.balancer = encoder.balancer
+        self.balancer, self.encoder = balancer, encoder
+        self.heads, self.optimizer = heads, optimizer
         self.is_on = False
         self.examples: Sequence[Example] = []
         self.found: list[Affinity] = []
 
     def combine(self, batch: TaskBatch) -> tuple[Floats2d, dict[str, float]]:
+        """RETURNS (Tuple[Floats2d, Dict[str, float]]): The result of the balancer, after a
+        measurement if `is_on`.
+        """
         if self.is_on:
             self.found.append(
                 look_ahead(self.encoder, self.heads, batch, self.examples, self.optimizer)
             )
         return self.balancer.combine(batch)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.balancer, name)
+    def check(self, tasks: Sequence[str]) -> None:
+        """Check the settings of the balancer."""
+        self.balancer.check(tasks)
+
+    def step(self) -> None:
+        """Advance the state of the balancer."""
+        self.balancer.step()
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Rename tasks in the state of the balancer."""
+        self.balancer.rename(names)
+
+    def state_dict(self) -> Settings:
+        """RETURNS (Settings): The state of the balancer."""
+        return self.balancer.state_dict()
+
+    def load_state_dict(self, state: Settings) -> None:
+        """Replace the state of the balancer."""
+        self.balancer.load_state_dict(state)
 
 
 def measure_affinity(nlp: Language, *, steps: int = 0, every: int = 10) -> Affinity:
-    """Train a pipeline as its config says, and look ahead now and then.
+    """Train a pipeline by its config and measure affinities at regular intervals.
 
     nlp (Language): The pipeline, initialized. It is trained.
-    steps (int): Updates to make; 0 for `max_steps` of the config.
-    every (int): Updates from one look to the next.
-    RETURNS (Affinity): The means over all looks, NaN for tasks that were never in one together.
-    RAISES (ValueError): M240 without two tasks that share an encoder, M241 if training would not
-        end, M242 if it has ended before the first look.
+    steps (int): The number of updates; 0 for `max_steps` of the config.
+    every (int): The number of updates from one measurement to the next.
+    RETURNS (Affinity): The means over all measurements. NaN for two tasks that never had labels in
+        one batch.
+    RAISES (ValueError): M058 if a number of `[training]` is out of range, M240 without two tasks
+        that share an encoder, M241 if training would not end, M242 if it ended before the first
+        measurement.
     """
-    config = nlp.config.interpolate()
-    if config["training"]["seed"] is not None:
-        fix_random_seed(config["training"]["seed"])
-    T = registry.resolve(config["training"], schema=ConfigSchemaTraining)
-    frozen, optimizer = T["frozen_components"], T["optimizer"]
-    steps = steps or T["max_steps"]
-    if not steps and T["max_epochs"] < 1:
+    training = resolve_training(nlp)
+    frozen, optimizer = training["frozen_components"], training["optimizer"]
+    steps = steps or training["max_steps"]
+    if not steps and training["max_epochs"] < 1:
         raise ValueError(Errors.M241)
-    encoder, heads = find_tasks(nlp, frozen)
-    (corpus,) = resolve_dot_names(config, [T["train_corpus"]])
-    batches = create_train_batches(nlp, corpus, T["batcher"], T["max_epochs"])
-    drops = repeat(T["dropout"]) if isinstance(T["dropout"], float) else T["dropout"]
-    lookahead: Any = Lookahead(encoder, heads, optimizer)
-    encoder.balancer = lookahead
+    encoder, heads = find_shared_tasks(nlp, frozen)
+    (corpus,) = resolve_dot_names(nlp.config.interpolate(), [training["train_corpus"]])
+    batches = create_train_batches(nlp, corpus, training["batcher"], training["max_epochs"])
+    settings = StepSettings.from_training(training)
     bar = tqdm(islice(batches, steps or None), total=steps or None, disable=None, leave=False)
-    try:
+    with looking_ahead(encoder, heads, optimizer) as lookahead:
+
+        def after_part(part: list[Example]) -> None:
+            lookahead.examples = part  # the balancer gets their gradients later
+
         for step, (epoch, batch) in enumerate(bar):
             lookahead.is_on = (step + 1) % every == 0
-            if T["before_update"]:
-                T["before_update"](nlp, {"step": step, "epoch": epoch})
-            drop = next(drops)
-            for part in subdivide_batch(batch, T["accumulate_gradient"]):
-                nlp.update(
-                    part,
-                    drop=drop,
-                    sgd=False,  # type: ignore[arg-type]
-                    exclude=frozen,
-                    annotates=T["annotating_components"],
-                )
-                lookahead.examples = part  # the gradients come to the balancer later
-            for name, pipe in nlp.pipeline:
-                if name not in frozen and getattr(pipe, "is_trainable", False):
-                    pipe.finish_update(optimizer)  # type: ignore[attr-defined]
-            optimizer.step_schedules()
-    finally:
-        encoder.balancer = lookahead.balancer
+            train_step(
+                nlp,
+                optimizer,
+                batch,
+                settings,
+                step=step,
+                epoch=epoch,
+                losses={},
+                after_part=after_part,
+            )
     if not lookahead.found:
         raise ValueError(Errors.M242.format(every=every))
     return get_means(list(heads), lookahead.found)
 
 
-def find_tasks(nlp: Language, frozen: Sequence[str] = ()) -> tuple[SharedEncoder, dict[str, Any]]:
-    """RETURNS (Tuple[SharedEncoder, Dict[str, Head]]): The encoder that most tasks share, and they.
-    RAISES (ValueError): M240 if there are not two.
+@contextmanager
+def looking_ahead(
+    encoder: SharedEncoder, heads: Mapping[str, AnyHead], optimizer: Optimizer
+) -> Iterator[LookaheadBalancer]:
+    """Put a LookaheadBalancer around the balancer of an encoder for a while.
+
+    YIELDS (LookaheadBalancer): The balancer.
     """
-    pipes = {name: pipe for name, pipe in nlp.pipeline if name not in frozen}
+    balancer = encoder.balancer
+    encoder.balancer = lookahead = LookaheadBalancer(balancer, encoder, heads, optimizer)
+    try:
+        yield lookahead
+    finally:
+        encoder.balancer = balancer
+
+
+def find_shared_tasks(
+    nlp: Language, frozen: Sequence[str] = ()
+) -> tuple[SharedEncoder, dict[str, AnyHead]]:
+    """RETURNS (Tuple[SharedEncoder, Dict[str, Head]]): The encoder with the most tasks, and these
+    tasks by name.
+    RAISES (ValueError): M240 if no encoder has two tasks.
+    """
+    pipes: dict[str, object] = {name: pipe for name, pipe in nlp.pipeline if name not in frozen}
+    heads = {name: pipe for name, pipe in pipes.items() if isinstance(pipe, Head)}
     shared = [
-        (pipe, {n: pipes[n] for n in pipe.listener_map if isinstance(pipes.get(n), Head)})
+        (pipe, {name: heads[name] for name in pipe.listener_map if name in heads})
         for pipe in pipes.values()
         if isinstance(pipe, SharedEncoder)
     ]
@@ -139,50 +183,55 @@ def find_tasks(nlp: Language, frozen: Sequence[str] = ()) -> tuple[SharedEncoder
 
 def look_ahead(
     encoder: SharedEncoder,
-    heads: Mapping[str, Any],
+    heads: Mapping[str, AnyHead],
     batch: TaskBatch,
     examples: Sequence[Example],
     optimizer: Optimizer,
 ) -> Affinity:
-    """Find what a step of the encoder for one task alone would do to the losses of all: 1 - L'/L.
-    Fifty et al. (2021), "Efficiently Identifying Task Groupings for Multi-Task Learning", eq. 1.
+    """Measure how a step of the encoder for each task alone changes the losses L of all tasks to
+    L': 1 - L'/L. Fifty et al. (2021), "Efficiently Identifying Task Groupings for Multi-Task
+    Learning", eq. 1.
 
-    A step goes down the task's gradient g. Its length is the encoder's learning rate times the
-    norm of its weights W: a rate of `learn_rate * |W| / |g|`, as in LARS (You et al. 2017). So
-    every task's step is equally long, and long enough to be seen in a loss. Losses are measured at
-    float32 without dropout. Nothing is changed: the weights are put back as they were.
+    A step follows the task's negative gradient -g. Its length is the encoder's learning rate times
+    the norm of the weights W: a rate of `learn_rate * |W| / |g|`, as in LARS (You et al. 2017). So
+    the steps of all tasks are equally long, and long enough to change a loss measurably. Losses are
+    computed at float32 without dropout. The weights are restored afterwards.
 
     encoder (SharedEncoder): The encoder.
-    heads (Mapping[str, Head]): The tasks whose losses to measure.
-    batch (TaskBatch): What the tasks want of the encoder.
-    examples (Sequence[Example]): What it was made of.
-    optimizer (Optimizer): Has the learning rate, and in `freeze` patterns of weights that stay.
-    RETURNS (Affinity): Of each task with a gradient onto each task with a loss above 0.
+    heads (Mapping[str, Head]): The tasks whose losses are measured.
+    batch (TaskBatch): The gradients of the tasks.
+    examples (Sequence[Example]): The examples of the batch.
+    optimizer (Optimizer): Has the learning rate, and in `freeze` patterns of frozen weights.
+    RETURNS (Affinity): From each task with a gradient to each task with a loss above 0.
     """
     module = encoder.model.transformer
-    freeze = getattr(optimizer, "freeze", [])
+    learn_rate, freeze = optimizer.learn_rate, list[str]()
+    if isinstance(optimizer, AdamW):
+        learn_rate, freeze = optimizer.encoder_learn_rate, optimizer.freeze
     frozen = {id(p) for n, p in module.named_parameters() if any(fnmatchcase(n, f) for f in freeze)}
     everything = get_weights(module, "params")
     weights = [p for p in everything if id(p) not in frozen]
-    length = getattr(optimizer, "encoder_learn_rate", optimizer.learn_rate) * get_norm(weights)
+    length = learn_rate * get_norm(weights)
     examples = [Example(eg.predicted.copy(), eg.reference) for eg in examples]
     before = get_losses(encoder, heads, examples)
     affinity = {}
     for task in [task for task in batch.names if batch.norms[task]]:
         (row,) = batch.get_rows([task], "params")
-        parts = zip(everything, row.split([p.numel() for p in everything]), strict=True)
+        parts = zip(everything, torch.split(row, [p.numel() for p in everything]), strict=True)
         gradient = [g.view_as(p) for p, g in parts if id(p) not in frozen]
         rate = length / max(get_norm(gradient), 1e-12)
         with moved(weights, [-rate * g for g in gradient]):
             after = get_losses(encoder, heads, examples)
         affinity[task] = {t: 1 - after[t] / loss for t, loss in before.items() if loss > 0}
-    encoder.model.layers[0].shims[0].for_prediction.forget()
+    encoder.model.shim.for_prediction.forget()
     return affinity
 
 
 @contextmanager
 def moved(weights: Sequence[torch.nn.Parameter], steps: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Move weights for a while. Through `data`, of which the backward to come knows nothing."""
+    """Move weights for a while. Autograd does not notice changes of `data`, so that the encoder's
+    backward can still run.
+    """
     saved = [weight.detach().clone() for weight in weights]
     for weight, step in zip(weights, steps, strict=True):
         weight.data.add_(step)
@@ -194,11 +243,11 @@ def moved(weights: Sequence[torch.nn.Parameter], steps: Sequence[torch.Tensor]) 
 
 
 def get_losses(
-    encoder: SharedEncoder, heads: Mapping[str, Any], examples: Sequence[Example]
+    encoder: SharedEncoder, heads: Mapping[str, AnyHead], examples: Sequence[Example]
 ) -> dict[str, float]:
-    """RETURNS (Dict[str, float]): The loss of each task that the examples have labels for."""
+    """RETURNS (Dict[str, float]): The loss of each task that has labels in the examples."""
     model = encoder.model
-    model.layers[0].shims[0].for_prediction.forget()  # it would not notice that weights moved
+    model.shim.for_prediction.forget()  # changes of `data` are not detected
     docs = [eg.predicted for eg in examples]
     precision, model.attrs["precision"] = model.attrs["precision"], "float32"
     try:
@@ -208,18 +257,19 @@ def get_losses(
     losses = {}
     for task, head in heads.items():
         if any(head.has_labels(eg.reference) for eg in examples):
-            loss, _, n = head.get_mean_loss(examples, head.model.predict(docs))
+            loss, _, n = head.loss(examples, head.model.predict(docs))
             if n:
                 losses[task] = float(loss)
     return losses
 
 
 def get_norm(tensors: Sequence[torch.Tensor]) -> float:
+    """RETURNS (float): The Euclidean norm of all tensors together."""
     return float(torch.stack([tensor.detach().norm() for tensor in tensors]).norm())
 
 
 def get_means(tasks: Sequence[str], found: Sequence[Affinity]) -> Affinity:
-    """RETURNS (Affinity): The means, NaN where there is nothing."""
+    """RETURNS (Affinity): The mean of each pair of tasks, NaN for a pair without measurements."""
 
     def get_mean(source: str, target: str) -> float:
         values = [a[source][target] for a in found if target in a.get(source, {})]
@@ -229,10 +279,10 @@ def get_means(tasks: Sequence[str], found: Sequence[Affinity]) -> Affinity:
 
 
 def propose_groups(affinity: Affinity) -> list[Grouping]:
-    """Find which tasks to train together, if there are to be one, two, three ... models.
+    """Find the best split of the tasks into one, two, three ... models.
 
-    affinity (Affinity): Of each task onto each. One that is not known counts as 0.
-    RETURNS (List[Grouping]): For each number of groups the split that has the highest affinity.
+    affinity (Affinity): The affinity from each task to each task. NaN counts as 0.
+    RETURNS (List[Grouping]): For each number of groups the split with the highest affinity.
     RAISES (ValueError): M243 for more than 8 tasks.
     """
     tasks = list(affinity)
@@ -256,7 +306,7 @@ def propose_groups(affinity: Affinity) -> list[Grouping]:
 
 
 def split(tasks: Sequence[str]) -> Iterator[list[list[str]]]:
-    """YIELDS (List[List[str]]): The tasks in groups, in all ways."""
+    """YIELDS (List[List[str]]): Each way to split the tasks into groups."""
     if not tasks:
         yield []
         return

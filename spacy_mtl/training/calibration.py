@@ -1,11 +1,11 @@
-"""How far the probabilities of heads can be believed, and the temperatures that make them better.
+"""Measures how far the probabilities of heads can be trusted, and fits their temperatures.
 
-Guo et al. (2017), "On Calibration of Modern Neural Networks": section 2 has the expected
+Guo et al. (2017), "On Calibration of Modern Neural Networks": section 2 defines the expected
 calibration error, section 4.2 the temperature.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,25 +17,28 @@ from spacy.tokens import Doc
 from spacy.training import Example
 
 from ..errors import Errors, quote
-from ..heads.head import Head
-from ..types import Floats1d
+from ..heads.calibration import CalibratableHead, Likelihood
+from ..types import Bools1d, Floats1d, get_ops
 from .thresholds import set_threshold
 
-Scored: TypeAlias = list[tuple[list[Doc], Any]]  # batches of docs with their scores, on the CPU
+# The output of a head's model: one or more arrays. Its type depends on the head.
+Scores: TypeAlias = object
+AnyHead: TypeAlias = CalibratableHead[Any, Any]
+Scored: TypeAlias = list[tuple[list[Doc], Scores]]  # batches of docs, and their scores on the CPU
+Batches: TypeAlias = Sequence[tuple[list[Example], Scores]]
 BINS = 15
 COLDEST, HOTTEST = 0.05, 20.0
-STEPS = 16  # of halving: 0.01 %
+STEPS = 16  # bisections: the temperature is exact to 0.01 %
 
 
 @dataclass
 class Calibration:
-    """What a temperature does for a head: each pair is before and after.
+    """The effect of a temperature on a head. Each pair is the value before and after.
 
-    units (int): How many labels are known.
-    temperature (Tuple[float, float]): What scores are divided by.
+    units (int): The number of known labels.
+    temperature (Tuple[float, float]): The divisor of the scores.
     nll (Tuple[float, float]): The mean negative log-likelihood per unit in nats.
-    ece (Tuple[float, float]): The expected calibration error, 0 to 1; nan where nothing is
-        predicted.
+    ece (Tuple[float, float]): The expected calibration error, 0 to 1; nan without predictions.
     """
 
     units: int
@@ -46,11 +49,11 @@ class Calibration:
 
 @dataclass
 class Bin:
-    """Predictions with confidences in the same range.
+    """Predictions whose confidences are in the same range.
 
-    count (int): How many they are.
+    count (int): The number of predictions.
     confidence (float): The mean of their probabilities.
-    accuracy (float): The share of them that is right.
+    accuracy (float): The share of right predictions.
     """
 
     count: int
@@ -59,12 +62,15 @@ class Bin:
 
 
 def calibrate(nlp: Language, examples: Sequence[Example]) -> dict[str, Calibration]:
-    """Give each head the temperature at which the labels are most likely, from one pass.
+    """Set the temperature of each head to the value at which the gold labels are most likely. The
+    pipeline runs once.
 
     nlp (Language): The pipeline. Its heads keep their temperatures in their `cfg`.
-    examples (Sequence[Example]): What they were not trained on. The predicted docs are annotated.
-    RETURNS (Dict[str, Calibration]): What it does for each head of spacy-mtl that has labels.
-    RAISES (ValueError): M079 if the pipeline has no such head, M080 if no example has labels.
+    examples (Sequence[Example]): Examples that the pipeline was not trained on. Their predicted
+        docs are annotated.
+    RETURNS (Dict[str, Calibration]): The effect on each head that the examples have labels for.
+    RAISES (ValueError): M079 if the pipeline has no head of spacy-mtl, M080 if no example has
+        labels.
     """
     with keep_scores(nlp) as scored:
         for _ in nlp.pipe(eg.predicted for eg in examples):
@@ -72,19 +78,10 @@ def calibrate(nlp: Language, examples: Sequence[Example]) -> dict[str, Calibrati
     if not scored:
         raise ValueError(Errors.M079.format(pipes=quote(nlp.pipe_names)))
     found = {}
-    for name, kept in scored.items():
-        head: Any = nlp.get_pipe(name)
-        batches = find_examples(examples, kept)
-        nll = get_nll(head, batches)
-        before = head.temperature
-        loss, _, units = nll(before)
-        if units:
-            head.set_temperature(fit_temperature(nll))
-            after = head.temperature
-            ece = [get_ece(make_bins(*get_confidences(head, batches, t))) for t in (before, after)]
-            found[name] = Calibration(
-                units, (before, after), (loss, nll(after)[0]), (ece[0], ece[1])
-            )
+    for name, head in find_calibratable(nlp).items():
+        calibration = calibrate_head(head, find_examples(examples, scored[name]))
+        if calibration is not None:
+            found[name] = calibration
             if "threshold" in head.cfg:
                 set_threshold(nlp, name, head.cfg["threshold"])
     if not found:
@@ -92,44 +89,65 @@ def calibrate(nlp: Language, examples: Sequence[Example]) -> dict[str, Calibrati
     return found
 
 
+def calibrate_head(head: AnyHead, batches: Batches) -> Calibration | None:
+    """Set the temperature of a head.
+
+    head (CalibratableHead): The head.
+    batches (Sequence[Tuple[List[Example], Scores]]): The examples with their scores.
+    RETURNS (Optional[Calibration]): The effect; None if no label is known.
+    """
+    nll, before = get_nll(head, batches), head.temperature
+    loss, _, units = nll(before)
+    if not units:
+        return None
+    head.set_temperature(fit_temperature(nll))
+    after = head.temperature
+    ece = [get_ece(make_bins(*get_confidences(head, batches, t))) for t in (before, after)]
+    return Calibration(units, (before, after), (loss, nll(after)[0]), (ece[0], ece[1]))
+
+
+def find_calibratable(nlp: Language) -> dict[str, AnyHead]:
+    """RETURNS (Dict[str, CalibratableHead]): The enabled heads that have a temperature."""
+    pipes: list[tuple[str, object]] = [*nlp.pipeline]
+    return {name: pipe for name, pipe in pipes if isinstance(pipe, CalibratableHead)}
+
+
 @contextmanager
 def keep_scores(nlp: Language) -> Iterator[Mapping[str, Scored]]:
-    """Keep what heads make their predictions of, while a pipeline runs.
+    """Keep the scores of heads while a pipeline runs.
 
     nlp (Language): The pipeline.
-    YIELDS (Mapping[str, Scored]): For each head of spacy-mtl what it has predicted so far.
+    YIELDS (Mapping[str, Scored]): The scores so far of each head that has a temperature.
     """
-    pipes: list[tuple[str, Any]] = nlp.pipeline
-    heads = {name: pipe for name, pipe in pipes if isinstance(pipe, Head)}
+    heads = find_calibratable(nlp)
     kept: dict[str, Scored] = {name: [] for name in heads}
     for name, head in heads.items():
-        head.watch = partial(_keep, head, kept[name])
+        head.prediction_callback = partial(_keep, head, kept[name])
     try:
         yield kept
     finally:
         for head in heads.values():
-            head.watch = None
+            head.prediction_callback = None
 
 
-def _keep(head: Head, kept: Scored, docs: list[Doc], scores: Any) -> None:
-    def copy(array: Any) -> Any:
-        return numpy.array(head.model.ops.to_numpy(array))
+def _keep(head: AnyHead, kept: Scored, docs: list[Doc], scores: Scores) -> None:
+    to_numpy = get_ops(head.model).to_numpy
+    if isinstance(scores, tuple):
+        kept.append((docs, tuple(numpy.array(to_numpy(array)) for array in scores)))
+    else:
+        kept.append((docs, numpy.array(to_numpy(scores))))
 
-    kept.append((docs, tuple(map(copy, scores)) if isinstance(scores, tuple) else copy(scores)))
 
-
-def find_examples(examples: Iterable[Example], scored: Scored) -> list[tuple[list[Example], Any]]:
-    """RETURNS (List[Tuple[List[Example], Any]]): The examples of each batch of docs, with its
-    scores.
+def find_examples(examples: Iterable[Example], scored: Scored) -> Batches:
+    """RETURNS (Sequence[Tuple[List[Example], Scores]]): The examples of each batch of docs, with
+    the scores of the batch.
     """
     by_doc = {id(eg.predicted): eg for eg in examples}
     return [([by_doc[id(doc)] for doc in docs], scores) for docs, scores in scored]
 
 
-def get_nll(
-    head: Head, batches: Sequence[tuple[list[Example], Any]]
-) -> Callable[[float], tuple[float, float, int]]:
-    """RETURNS (Callable): As of `Head.make_nll`, over several batches."""
+def get_nll(head: AnyHead, batches: Batches) -> Likelihood:
+    """RETURNS (Likelihood): The result of `CalibratableHead.make_nll`, over several batches."""
     parts = [head.make_nll(examples, scores) for examples, scores in batches]
 
     def nll(temperature: float) -> tuple[float, float, int]:
@@ -143,39 +161,42 @@ def get_nll(
 
 
 def get_confidences(
-    head: Head, batches: Sequence[tuple[list[Example], Any]], temperature: float
-) -> tuple[Floats1d, Any]:
-    """RETURNS (Tuple[Floats1d, Bools1d]): As of `Head.get_confidences`, over several batches."""
+    head: AnyHead, batches: Batches, temperature: float
+) -> tuple[Floats1d, Bools1d]:
+    """RETURNS (Tuple[Floats1d, Bools1d]): The result of `CalibratableHead.get_confidences`, over
+    several batches.
+    """
     found = [head.get_confidences(examples, scores, temperature) for examples, scores in batches]
     confidences, is_right = zip(*found, strict=True) if found else ([()], [()])
     return numpy.concatenate(confidences), numpy.concatenate(is_right).astype(bool)
 
 
-def fit_temperature(nll: Callable[[float], tuple[float, float, int]]) -> float:
-    """Find the temperature at which a likelihood is highest, from COLDEST to HOTTEST. There is one,
-    as where all units have one gold label the likelihood is concave in the temperature's inverse.
+def fit_temperature(nll: Likelihood) -> float:
+    """Find the temperature with the highest likelihood, between COLDEST and HOTTEST. The
+    log-likelihood is concave in the inverse temperature if all units have one gold label.
 
-    nll (Callable): As of `Head.make_nll`.
-    RETURNS (float): The temperature.
+    nll (Likelihood): The likelihood as a function of the temperature.
+    RETURNS (float): The temperature; 1 if the likelihood does not depend on it.
     """
     if not nll(1.0)[1]:
-        return 1.0  # the best, or of an untrained head as good as any
+        return 1.0
     low, high = math.log(COLDEST), math.log(HOTTEST)
     for _ in range(STEPS):
         middle = (low + high) / 2
-        if nll(math.exp(middle))[1] > 0:  # better if hotter
+        if nll(math.exp(middle))[1] > 0:  # the best temperature is higher
             low = middle
         else:
             high = middle
     return math.exp((low + high) / 2)
 
 
-def make_bins(confidences: Floats1d, is_right: Any) -> list[Bin]:
-    """Put predictions of about the same confidence together.
+def make_bins(confidences: Floats1d, is_right: Bools1d) -> list[Bin]:
+    """Group predictions by confidence.
 
     confidences (Floats1d): The probability of each prediction, N.
-    is_right (Bools1d): Which of them are right, N.
-    RETURNS (List[Bin]): Those of BINS ranges of equal width that hold any.
+    is_right (Bools1d): Whether each prediction is right, N.
+    RETURNS (List[Bin]): The filled bins of BINS ranges of equal width. A range includes its upper
+        end.
     """
     index = numpy.clip(numpy.ceil(confidences * BINS) - 1, 0, BINS - 1)
     return [
@@ -189,8 +210,8 @@ def make_bins(confidences: Floats1d, is_right: Any) -> list[Bin]:
 
 
 def get_ece(bins: Sequence[Bin]) -> float:
-    """RETURNS (float): The expected calibration error: how far, on average over predictions, the
-    confidence of a bin is from its accuracy. nan without predictions.
+    """RETURNS (float): The expected calibration error: the mean over predictions of the distance
+    between the confidence and the accuracy of their bin. nan without predictions.
     """
     total = sum(b.count for b in bins)
     gaps = math.fsum(b.count * abs(b.confidence - b.accuracy) for b in bins)

@@ -1,71 +1,82 @@
-"""The logger `spacy-mtl.TaskCheckpoints.v1`: follows each task's own score."""
+"""The logger `spacy-mtl.TaskCheckpoints.v1`: keeps the best pipeline of each task."""
 
 import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import TextIO, TypedDict
 
 import srsly
 from spacy.language import Language
 
 from ..arguments import checked
 from ..files import replacing
-from .logger import Finalize, LogStep
+from ..types import Settings
+from .logger import LogStep, SetUpLogger
 from .scoreboard import ScoreBoard, find_keys
+
+
+class Evaluation(TypedDict):
+    """The step of an evaluation, and the score of each task that has one."""
+
+    step: int
+    scores: dict[str, float]
 
 
 @checked("spacy-mtl.TaskCheckpoints.v1")
 def create_task_checkpoints_v1(
     scores: dict[str, str] = {},  # noqa: B006
-) -> Callable[..., tuple[LogStep, Finalize]]:
-    """Keep the best pipeline of each task beside model-best: model-best-NAME is the one of the
-    first evaluation at which the component NAME scored best. pareto.json has the evaluations that
-    no other is as good as for all tasks and better for one. Both only if training has an --output.
+) -> SetUpLogger:
+    """Keep the best pipeline of each task beside model-best.
 
-    The pipelines are copies of model-last: `before_to_disk` and an optimizer's averages are in
-    them, and each takes as much room. What was best in an earlier training into the same folder
-    stays until a task has a score.
+    model-best-NAME is the pipeline of the first evaluation with the best score of the component
+    NAME. pareto.json lists the evaluations that are not dominated: no other one is as good for all
+    tasks and better for one. Both are written only if training has an --output.
 
-    Tells the scores to `spacy-mtl.EarlyStopping.v1` and to corpora that are drawn by them. Prints
-    nothing: use it behind another in `spacy.ChainLogger.v1`.
+    The pipelines are copies of model-last. They contain the changes of `before_to_disk` and the
+    optimizer's averages, and each takes as much disk space. The best pipelines of an earlier run
+    into the same folder stay until their tasks have a score.
 
-    scores (Dict[str, str]): The score to follow for a component, such as {"ner": "ents_r"}; by
-        default the one with the highest weight of its own score weights.
+    Publishes the scores to `spacy-mtl.EarlyStopping.v1` and to corpora with dynamic sampling.
+    Prints nothing: chain it after another logger with `spacy.ChainLogger.v1`.
+
+    scores (Dict[str, str]): The score to follow for a component, such as {"ner": "ents_r"}. By
+        default it is the score with the highest weight in the component's own score weights.
     """
 
     def setup_logger(
-        nlp: Language, stdout: IO = sys.stdout, stderr: IO = sys.stderr
-    ) -> tuple[LogStep, Finalize]:
+        nlp: Language, stdout: TextIO = sys.stdout, stderr: TextIO = sys.stderr
+    ) -> tuple[LogStep, Callable[[], None]]:
         return TaskCheckpoints(nlp, find_keys(nlp, scores)).log_step, lambda: None
 
     return setup_logger
 
 
 class TaskCheckpoints:
-    """Compares each evaluation with those before, task by task.
+    """Compares each evaluation with the earlier evaluations, task by task.
 
     nlp (Language): The pipeline, with the frozen components disabled.
-    keys (Dict[str, str]): The score of each task.
+    keys (Mapping[str, str]): The key of each task's score.
     """
 
     def __init__(self, nlp: Language, keys: Mapping[str, str]) -> None:
         self.keys, self.board = dict(keys), ScoreBoard(nlp, keys)
-        self.evaluations: list[dict[str, Any]] = []
+        self.evaluations: list[Evaluation] = []
 
-    def log_step(self, info: dict[str, Any] | None) -> None:
-        """Look at an evaluation.
+    def log_step(self, info: Settings | None) -> None:
+        """Publish the scores of an evaluation, and copy model-last for each task with a new best
+        score.
 
-        info (Optional[Dict[str, Any]]): What spaCy's training loop tells of it.
-        RAISES (ValueError): M091 if a pipeline cannot be written. The one before is still there.
+        info (Optional[Settings]): The info of the training loop, None without an evaluation.
+        RAISES (WriteError): M091 if a pipeline cannot be written. The old one is still there.
         """
         if info is None:
             return
-        scores = self.board.tell(info["other_scores"])
+        scores = self.board.publish(info["other_scores"])
         best = find_best(self.evaluations)
         self.evaluations.append({"step": info["step"], "scores": scores})
-        if "output_path" in info:  # of model-last, which is there already
+        if "output_path" in info:  # the path of model-last, which was saved before
             last = Path(info["output_path"])
             now = find_best(self.evaluations)
             for task in [task for task in now if now[task] != best.get(task)]:
@@ -76,8 +87,8 @@ class TaskCheckpoints:
                 srsly.write_json(new, front)
 
 
-def find_best(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """RETURNS (Dict[str, int]): The step at which each task had its highest score first."""
+def find_best(evaluations: Sequence[Evaluation]) -> dict[str, int]:
+    """RETURNS (Dict[str, int]): The first step at which each task had its highest score."""
     best: dict[str, tuple[float, int]] = {}
     for evaluation in evaluations:
         for task, score in evaluation["scores"].items():
@@ -86,9 +97,9 @@ def find_best(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {task: step for task, (_, step) in best.items()}
 
 
-def find_front(evaluations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """RETURNS (List[Mapping[str, Any]]): The evaluations that are not dominated: no other is as
-    good for all tasks, and better for one or earlier.
+def find_front(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """RETURNS (List[Evaluation]): The evaluations that are not dominated: no other one is as good
+    for all tasks, and better for one task or earlier.
     """
     tasks = {task for evaluation in evaluations for task in evaluation["scores"]}
     points = [[e["scores"].get(t, -math.inf) for t in tasks] for e in evaluations]

@@ -1,4 +1,4 @@
-"""The logger `spacy-mtl.ProgressLogger.v1`: what each task did between two evaluations."""
+"""The logger `spacy-mtl.ProgressLogger.v1`: losses, weights and gradient norms of each task."""
 
 import math
 import os
@@ -6,21 +6,25 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import IO, Any, Literal
+from typing import Literal, TextIO, TypeAlias
 
 import srsly
 from spacy.language import Language
 from spacy.training.loggers import setup_table
 from tqdm import tqdm
-from wasabi import row
+from wasabi.tables import row
 
 from ..arguments import checked
+from ..contracts import find_tasks
+from ..encoder.pipe import SharedEncoder
 from ..errors import Errors
 from ..files import WriteError
-from .scoreboard import ScoreBoard, find_key, find_keys, get_score_weights, get_tasks
+from ..types import Settings
+from .scoreboard import ScoreBoard, find_key, find_keys, get_score_weights
 
-LogStep = Callable[[dict[str, Any] | None], None]
-Finalize = Callable[[], None]
+LogStep: TypeAlias = Callable[[Settings | None], None]
+SetUpLogger: TypeAlias = Callable[[Language, TextIO, TextIO], tuple[LogStep, Callable[[], None]]]
+Stats: TypeAlias = dict[str, float | None]
 
 STATS = ("loss", "weight", "grad_norm", "updates")
 
@@ -30,30 +34,32 @@ def create_progress_logger_v1(
     progress_bar: Literal["eval", "train"] | None = "eval",
     output_file: str | None = None,
     console_output: bool = True,
-) -> Callable[..., tuple[LogStep, Finalize]]:
-    """Log a row of numbers at each evaluation. For each task, the means since the last row: its
-    loss, the weight that the balancer gave it, and the norm of its gradient at the encoder. Then
-    the scores in percent, words per second and the time left until `max_steps`, both with the
-    time of evaluation in them. The file has also the mean cosine of each two tasks' gradients.
+) -> SetUpLogger:
+    """Log a row of numbers at each evaluation.
 
-    Loggers behind it in a `spacy.ChainLogger.v1` find the tasks' numbers in `info["tasks"]`, the
-    cosines in `info["cosines"]`, and the former also, as trackers want them, in
+    For each task the row has the means since the last row: of its loss, of its weight in the
+    balancer, and of the norm of its gradient at the encoder. Then follow the scores in percent,
+    words per second, and the time left until `max_steps`. Both times include evaluations. The file
+    also has the mean cosine of the gradients of each two tasks.
+
+    Later loggers in a `spacy.ChainLogger.v1` find the numbers of the tasks in `info["tasks"]` and
+    the cosines in `info["cosines"]`. For experiment trackers each number is also an entry
     `info["tasks.NAME.loss"]` and so on, which `log_custom_stats = ["^tasks\\\\."]` matches.
 
-    Tells each task's own score, the one with the highest weight of its score weights, to
-    `spacy-mtl.EarlyStopping.v1` and to corpora that are drawn by it.
+    Publishes the score of each task to `spacy-mtl.EarlyStopping.v1` and to corpora with dynamic
+    sampling: the score with the highest weight in the task's own score weights.
 
-    progress_bar (Optional[str]): "eval" for a bar from one evaluation to the next, "train" for one
-        over the whole training, null for none. It is shown on a terminal only.
+    progress_bar (Optional[str]): "eval" for a bar from one evaluation to the next, "train" for a
+        bar over the whole run, null for none. It is shown only on a terminal.
     output_file (Optional[str]): The file to append a line of JSON to at each evaluation. Scores are
-        there from 0 to 1, words and seconds since the start of training; what is not known is null.
+        from 0 to 1, words and seconds count from the start of the run, unknown values are null.
     console_output (bool): Whether to print the rows.
     RAISES (ValueError): M058 for an argument of another kind.
     """
 
     def setup_logger(
-        nlp: Language, stdout: IO = sys.stdout, stderr: IO = sys.stderr
-    ) -> tuple[LogStep, Finalize]:
+        nlp: Language, stdout: TextIO = sys.stdout, stderr: TextIO = sys.stderr
+    ) -> tuple[LogStep, Callable[[], None]]:
         path = Path(output_file) if output_file else None
         console = Console(nlp, progress_bar, stdout, stderr) if console_output else None
         logger = ProgressLogger(nlp, path, console)
@@ -63,44 +69,45 @@ def create_progress_logger_v1(
 
 
 class ProgressLogger:
-    """Collects what there is to tell of an evaluation and of the updates before it.
+    """Collects the numbers of an evaluation and of the updates before it.
 
     nlp (Language): The pipeline, with the frozen components disabled.
     path (Optional[Path]): The file to append to.
-    console (Optional[Console]): Where to print.
+    console (Optional[Console]): Prints the rows.
     """
 
     def __init__(self, nlp: Language, path: Path | None, console: "Console | None") -> None:
         self.path = path
         self.console = console
-        self.tasks = get_tasks(nlp)
+        self.tasks = list(find_tasks(nlp))
         self.score_keys = get_score_keys(nlp)
-        self.encoders = [pipe for _, pipe in nlp.pipeline if hasattr(pipe, "diagnostics")]
+        pipes: list[object] = [pipe for _, pipe in nlp.pipeline]
+        self.encoders = [pipe for pipe in pipes if isinstance(pipe, SharedEncoder)]
         self.board = ScoreBoard(nlp, find_keys(nlp, {}))
         self.steps = 0  # since the last evaluation
         self.words = 0  # until the last evaluation
         self.start = perf_counter()
         self.last: float | None = None
-        self._take_means()  # of updates before this training
+        self._take_means()  # discards updates before this run
         self._take_cosines()
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
 
-    def log_step(self, info: dict[str, Any] | None) -> None:
+    def log_step(self, info: Settings | None) -> None:
         """Log an evaluation, or count a step without one.
 
-        info (Optional[Dict[str, Any]]): What spaCy's training loop tells of the evaluation. Gets
-            the tasks' numbers.
+        info (Optional[Settings]): The info of the training loop, None without an evaluation.
+            Gets the tasks' numbers.
         """
         self.steps += 1
         if info is None:
             if self.console:
                 self.console.advance()
             return
-        self.board.tell(info["other_scores"])
+        self.board.publish(info["other_scores"])
         now = perf_counter()
         interval = None if self.last is None else now - self.last
-        if "line" in info:  # a resumed training tells again what was logged before
+        if "line" in info:  # a resumed run logs earlier evaluations again
             line = info["line"]
             self.start, interval = now - line["seconds"], None
         else:
@@ -119,9 +126,7 @@ class ProgressLogger:
         if self.console:
             self.console.close()
 
-    def _get_line(
-        self, info: dict[str, Any], seconds: float, interval: float | None
-    ) -> dict[str, Any]:
+    def _get_line(self, info: Settings, seconds: float, interval: float | None) -> Settings:
         return {
             "step": info["step"],
             "epoch": info["epoch"],
@@ -134,10 +139,12 @@ class ProgressLogger:
             "words_per_second": interval and (info["words"] - self.words) / interval,
         }
 
-    def _append(self, line: dict[str, Any], sizes: dict[str, int]) -> None:
-        """Write a line where it belongs. Behind it may be those of a training that was stopped.
+    def _append(self, line: Settings, sizes: dict[str, int]) -> None:
+        """Append a line to the file. A resumed run first cuts off the later lines of the run that
+        was stopped.
 
-        sizes (Dict[str, int]): Of files before the line. Gets that of this one.
+        sizes (Dict[str, int]): The size of each log file before the line. Gets the size of this
+            file.
         """
         assert self.path is not None
         size = self.path.stat().st_size if self.path.exists() else 0
@@ -170,20 +177,22 @@ class Console:
 
     nlp (Language): The pipeline, with the frozen components disabled.
     progress_bar (Optional[str]): "eval", "train" or None.
-    stdout (IO): Gets the table.
-    stderr (IO): Gets the bar.
+    stdout (TextIO): Gets the table.
+    stderr (TextIO): Gets the bar.
     """
 
-    def __init__(self, nlp: Language, progress_bar: str | None, stdout: IO, stderr: IO) -> None:
+    def __init__(
+        self, nlp: Language, progress_bar: str | None, stdout: TextIO, stderr: TextIO
+    ) -> None:
         training = nlp.config.interpolate()["training"]
         self.max_steps: int = training["max_steps"]
         self.eval_frequency: int = training["eval_frequency"]
         self.progress_bar = progress_bar
         self.stdout = stdout
         self.stderr = stderr
-        self.bar: tqdm | None = None
+        self.bar: tqdm[None] | None = None
         columns = [("E", 3), ("#", 6)]
-        for task in get_tasks(nlp):
+        for task in find_tasks(nlp):
             columns += [(f"Loss {task}", 8), ("Weight", 6), ("Grad", 8)]
         columns += [(key, 6) for key in get_score_keys(nlp)]
         columns += [("Score", 6), ("Words/s", 7), ("Left", 8)]
@@ -192,17 +201,17 @@ class Console:
         self._write(header)
         self._write(["-" * width for width in self.widths])
 
-    def print(self, line: Mapping[str, Any], seconds_per_step: float | None) -> None:
-        """Print the row of an evaluation and begin another bar.
+    def print(self, line: Settings, seconds_per_step: float | None) -> None:
+        """Print the row of an evaluation and start a new bar.
 
-        line (Mapping[str, Any]): What there is to tell.
-        seconds_per_step (Optional[float]): To estimate the time left.
+        line (Settings): The numbers of the evaluation.
+        seconds_per_step (Optional[float]): The mean time of a step, to estimate the time left.
         """
         self.close()
         left = None
         if self.max_steps and seconds_per_step is not None:
             left = tqdm.format_interval((self.max_steps - line["step"]) * seconds_per_step)
-        cells = [line["epoch"], line["step"]]
+        cells: list[object] = [line["epoch"], line["step"]]
         for stats in line["tasks"].values():
             cells += [show(stats["loss"], ".4f")]
             cells += [show(stats["weight"], ".3g"), show(stats["grad_norm"], ".3g")]
@@ -216,13 +225,13 @@ class Console:
                 desc=f"Epoch {line['epoch']}",
                 total=(self.max_steps if whole else self.eval_frequency) or None,
                 initial=line["step"] if whole else 0,
-                disable=None,  # where there is no terminal
+                disable=None,  # no bar without a terminal
                 leave=False,
                 file=self.stderr,
             )
 
     def advance(self) -> None:
-        """Move the bar on by a step."""
+        """Advance the bar by a step."""
         if self.bar is not None:
             self.bar.update(1)
 
@@ -232,17 +241,17 @@ class Console:
             self.bar.close()
             self.bar = None
 
-    def _write(self, cells: Sequence[Any]) -> None:
+    def _write(self, cells: Sequence[object]) -> None:
         line = row(cells, widths=self.widths, aligns="r", spacing=2)
         print(line, file=self.stdout, flush=True)
 
 
 def get_score_keys(nlp: Language) -> list[str]:
-    """RETURNS (List[str]): The scores that have a weight, be it 0, and the own score of each of
-    several heads of a kind.
+    """RETURNS (List[str]): The keys of the scores that have a weight, including 0, and the own
+    score of each head that has siblings.
     """
     weights = nlp.config.interpolate()["training"]["score_weights"]
-    own = [find_key(get_score_weights(nlp, task)) for task in get_tasks(nlp)]
+    own = [find_key(get_score_weights(nlp, task)) for task in find_tasks(nlp)]
     named = [key for key in own if key and key not in weights]
     return [*(key for key, weight in weights.items() if weight is not None), *named]
 
@@ -250,19 +259,21 @@ def get_score_keys(nlp: Language) -> list[str]:
 def get_stats(
     tasks: Sequence[str],
     means: Mapping[str, Mapping[str, float]],
-    losses: Mapping[str, Any],
+    losses: Mapping[str, float],
     steps: int,
-) -> dict[str, dict[str, float | None]]:
-    """Find the numbers of each task. One without an encoder that keeps a record of it has a mean
-    of the losses that it reported, over all steps. One that learnt nothing has none.
+) -> dict[str, Stats]:
+    """Return the numbers of each task.
+
+    A task without an `mtl_transformer` has only the mean of its reported losses over all steps. A
+    task that had no labels has no numbers.
 
     tasks (Sequence[str]): The components.
-    means (Mapping[str, Mapping[str, float]]): What the encoders have recorded.
-    losses (Mapping[str, Any]): Sums of the losses that the components reported.
-    steps (int): How many steps the sums are of.
+    means (Mapping[str, Mapping[str, float]]): The means that encoders have recorded.
+    losses (Mapping[str, float]): The sums of the losses that the components reported.
+    steps (int): The number of steps in these sums.
     RETURNS (Dict[str, Dict[str, Optional[float]]]): The `STATS` of each task.
     """
-    stats: dict[str, dict[str, float | None]] = {}
+    stats: dict[str, Stats] = {}
     for task in tasks:
         known: Mapping[str, float] = means.get(task, {"updates": 0})
         total = float(losses.get(task, 0.0))
@@ -272,20 +283,23 @@ def get_stats(
     return stats
 
 
-def to_float(score: Any) -> float | None:
+def to_float(score: float | None) -> float | None:
+    """RETURNS (Optional[float]): The score as Python's own number."""
     return None if score is None else float(score)
 
 
-def to_json(value: Any) -> Any:
-    """RETURNS (Any): The value without the numbers that JSON does not have, null for nan."""
+def to_json(value: object) -> object:
+    """RETURNS: The value with None in place of NaN and infinite numbers, which JSON lacks."""
     if isinstance(value, dict):
         return {key: to_json(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def show(value: Any, style: str = "") -> str:
+def show(value: object, style: str = "") -> str:
+    """RETURNS (str): The formatted value, "-" for None."""
     return "-" if value is None else format(value, style)
 
 
 def show_percent(score: float | None) -> str:
+    """RETURNS (str): The score in percent, "-" for None."""
     return show(score if score is None else 100 * score, ".2f")

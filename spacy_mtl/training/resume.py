@@ -1,14 +1,15 @@
-"""What a training is made of at a step, in a file: enough to go on as if it had never stopped.
+"""The state of a training run at a step, in a file: enough to resume as if it had never stopped.
 
-It is in torch's own format, read with `weights_only`: tensors, and all else as JSON. The place in
-the stream of batches is not in it: the stream is drawn again, from the same random numbers.
+The file has torch's own format and is read with `weights_only`: tensors, and everything else as
+JSON. It does not hold the position in the stream of batches: `ResumeReplay` draws the stream again
+from the same random numbers.
 """
 
 import json
 import os
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,29 +18,46 @@ from zipfile import BadZipFile
 import numpy
 import torch
 from spacy.language import Language
+from spacy.pipeline import TrainablePipe
 from spacy.util import dict_to_dot
-from thinc.api import Model, Optimizer, get_current_ops
+from thinc.api import Optimizer, get_current_ops
 from thinc.compat import has_cupy_gpu
+from torch.utils.dlpack import from_dlpack
 
-from ..encoder.cpu import KernelChoice, can_run, get_choice, get_cpu
-from ..encoder.serialization import read_pickle
+from ..contracts import TrainingState
+from ..encoder.model.serialization import read_pickle
+from ..encoder.model.shim import EncoderShim
+from ..encoder.runtime.cpu.capability import KernelChoice, can_run, get_choice, get_cpu
 from ..errors import Errors, Warnings
 from ..files import replacing
 from ..storage import check_type, parse_json
-from .adamw import get_shim_key
+from ..types import Settings
+from ..weights import Key, ModelWeights, get_average_key
+from .adamw import AdamW
+from .step import find_trainable
 
-FORMAT = 1
-RATE = "dropout_rate"  # of a layer, set when it learns and saved with it
+FORMAT = 2
+RATE = "dropout_rate"  # an attribute of layers, set by updates and saved with the pipeline
+# Settings that may differ in a resumed run.
 FREE = ("training.max_steps", "training.max_epochs", "training.patience", "training.logger.")
 BROKEN = (BadZipFile, OSError, RuntimeError, LookupError, TypeError, ValueError)
-PLAIN = {"config": dict, "pipes": dict[str, dict], "random": dict, "step": int, "updates": dict}
-TABLES = ("mom1", "mom2", "averages")  # of an optimizer
+PLAIN = {
+    "config": Settings,
+    "pipes": dict[str, Settings],
+    "random": Settings,
+    "machine": Settings,
+    "step": int,
+    "updates": dict[str, int],
+}
+Tensors = dict[str, Settings]  # tensors or states of torch optimizers, by table and name
 
 
-def get_random_states() -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): The states of all generators but cupy's, which tells none."""
+def get_random_states() -> Settings:
+    """RETURNS (Settings): The states of all random number generators except cupy's, which
+    cannot be read.
+    """
     name, keys, *rest = tuple(numpy.random.get_state())
-    states = {
+    states: Settings = {
         "python": random.getstate(),
         "numpy": [name, numpy.asarray(keys).tolist(), *rest],
         "torch": to_hex(torch.get_rng_state()),
@@ -49,8 +67,8 @@ def get_random_states() -> dict[str, Any]:
     return states
 
 
-def set_random_states(states: Mapping[str, Any]) -> None:
-    """Put generators into the states that `get_random_states` returned."""
+def set_random_states(states: Settings) -> None:
+    """Restore states that `get_random_states` returned, of all generators or of some."""
     if "python" in states:
         version, internal, gauss = states["python"]
         random.setstate((version, tuple(internal), gauss))
@@ -63,91 +81,39 @@ def set_random_states(states: Mapping[str, Any]) -> None:
 
 
 def seed_cupy(step: int) -> None:
-    """Seed cupy's generator, whose state cannot be read, by the step, in every training."""
+    """Seed cupy's generator by the step, in every run: its state cannot be saved."""
     if has_cupy_gpu:
         import cupy
 
         cupy.random.seed((torch.initial_seed() + step) % 2**32)
 
 
-def get_nodes(nlp: Language) -> Iterator[tuple[str, Model]]:
-    """YIELDS (Tuple[str, Model]): All nodes of all models, by names that are the same in another
-    process.
+def get_pipe_states(nlp: Language) -> dict[str, Settings]:
+    """RETURNS (Dict[str, Settings]): The state of each trainable component besides weights:
+    its `state_dict`, or the `cfg` of a component that is no TrainingState.
     """
-    for name, pipe in nlp.pipeline:
-        model = getattr(pipe, "model", None)
-        if isinstance(model, Model):
-            yield from ((f"{name}/{i}", node) for i, node in enumerate(model.walk()))
-
-
-def get_shims(nlp: Language) -> dict[str, Any]:
-    """RETURNS (Dict[str, Shim]): All torch modules' shims by name."""
-    return {f"{n}/{i}": shim for n, node in get_nodes(nlp) for i, shim in enumerate(node.shims)}
-
-
-def get_weights(nlp: Language) -> dict[str, torch.Tensor]:
-    """RETURNS (Dict[str, torch.Tensor]): All weights by name, in the memory where they are."""
-    weights = {
-        f"{name}/{param}": torch.from_dlpack(node.get_param(param))
-        for name, node in get_nodes(nlp)
-        for param in node.param_names
-        if node.has_param(param)
-    }
-    for name, shim in get_shims(nlp).items():
-        weights |= {f"{name}/{key}": tensor for key, tensor in shim._model.state_dict().items()}
-        if scaler := getattr(shim, "_grad_scaler", None):
-            weights[f"{name} scale"] = scaler._scale
-            weights[f"{name} growth"] = scaler._growth_tracker
-    return weights
-
-
-def get_keys(nlp: Language) -> dict[Any, str]:
-    """RETURNS (Dict[Any, str]): For the keys that an optimizer may have, which hold ids that count
-    up in a process, names that stay.
-    """
-    keys: dict[Any, str] = {
-        (node.id, param): f"{name}/{param}"
-        for name, node in get_nodes(nlp)
-        for param in node.param_names
-    }
-    for name, shim in get_shims(nlp).items():
-        keys[shim.id, ""] = name
-        for param in shim._model.state_dict():
-            keys[shim.id, param] = f"{name}/{param}"
-            keys[get_shim_key(shim.id, param)] = f"{name} average/{param}"
-    return keys
-
-
-def get_pipe_states(nlp: Language) -> dict[str, dict[str, Any]]:
-    """RETURNS (Dict[str, Dict[str, Any]]): What components learn beside their weights."""
-    states: dict[str, dict[str, Any]] = {}
-    for name, pipe in [(n, p) for n, p in nlp.pipeline if getattr(p, "is_trainable", False)]:
-        states[name] = {"cfg": dict(getattr(pipe, "cfg", {}))}
-        if hasattr(pipe, "is_frozen"):
-            states[name]["is_frozen"] = pipe.is_frozen
-        if hasattr(pipe, "diagnostics"):
-            warned = sorted(pipe.diagnostics.warned)
-            states[name]["diagnostics"] = vars(pipe.diagnostics) | {"warned": warned}
-            states[name]["balancer"] = pipe.balancer.to_dict()  # type: ignore[attr-defined]
+    states: dict[str, Settings] = {}
+    for name, pipe in find_trainable(nlp).items():
+        if isinstance(pipe, TrainingState):
+            states[name] = pipe.state_dict()
+        elif isinstance(pipe, TrainablePipe):
+            states[name] = dict(pipe.cfg or {})
     return states
 
 
-def set_pipe_states(nlp: Language, states: Mapping[str, Mapping[str, Any]]) -> None:
-    """Restore what `get_pipe_states` returned."""
-    for name, state in states.items():
-        pipe: Any = nlp.get_pipe(name)
-        if state["cfg"]:
-            pipe.cfg.update(state["cfg"])
-        if "is_frozen" in state:
-            pipe.is_frozen = state["is_frozen"]
-        if "diagnostics" in state:
-            warned = set(state["diagnostics"]["warned"])
-            vars(pipe.diagnostics).update(state["diagnostics"], warned=warned)
-            pipe.balancer.from_dict(state["balancer"])
+def set_pipe_states(nlp: Language, states: Mapping[str, Settings]) -> None:
+    """Restore the result of `get_pipe_states`."""
+    for name, pipe in find_trainable(nlp).items():
+        if isinstance(pipe, TrainingState):
+            pipe.load_state_dict(states[name])
+        elif isinstance(pipe, TrainablePipe) and states[name]:
+            pipe.cfg.update(states[name])
 
 
-def get_machine() -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What the rounding of numbers depends on, beside the config."""
+def get_machine() -> Settings:
+    """RETURNS (Settings): The kernels, CPU, torch version and threads. Rounding depends on
+    them.
+    """
     return {
         "kernels": asdict(get_choice()),
         "cpu": asdict(get_cpu()),
@@ -156,12 +122,12 @@ def get_machine() -> dict[str, Any]:
     }
 
 
-def find_kernels(machine: Mapping[str, Any]) -> KernelChoice:
-    """Find the kernels to go on with.
+def find_kernels(machine: Settings) -> KernelChoice:
+    """Find the kernels for a resumed run. Warns by W010 if this machine differs.
 
-    machine (Mapping[str, Any]): What `get_machine` returned where the checkpoint was made.
-    RETURNS (KernelChoice): Those of the checkpoint, if this CPU has them. W010 warns of all that
-        differs here.
+    machine (Settings): The result of `get_machine` on the machine of the checkpoint.
+    RETURNS (KernelChoice): The kernels of the checkpoint if this CPU can run them, otherwise the
+        choice for this CPU.
     """
     kernels, here = KernelChoice(**machine["kernels"]), get_machine()
     if can_run(kernels, get_cpu()):
@@ -175,22 +141,22 @@ def find_kernels(machine: Mapping[str, Any]) -> KernelChoice:
     return kernels
 
 
-def get_state(nlp: Language, optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """RETURNS (Tuple[Dict[str, Any], Dict[str, Any]]): The state of the pipeline, the optimizer and
-    the generators between two steps: tensors, and what JSON can hold. Schedules are not in it.
+def get_state(nlp: Language, optimizer: Optimizer) -> tuple[Tensors, Settings]:
+    """RETURNS (Tuple[Dict, Dict]): The state of the pipeline, the optimizer and the random number
+    generators between two steps: tensors, and the rest as JSON can hold it. Schedules are left out.
     """
-    keys = get_keys(nlp)
-    modules = getattr(optimizer, "modules", {})
-    tensors = {
-        "weights": get_weights(nlp),
+    weights = ModelWeights.of_pipeline(nlp)
+    keys = weights.get_keys()
+    modules = optimizer.modules if isinstance(optimizer, AdamW) else {}
+    tensors: Tensors = {
+        "weights": weights.get_values(),
         "modules": {keys[id, ""]: adam.state_dict() for id, (_, adam) in modules.items()},
     }
-    for table in TABLES:
-        arrays = getattr(optimizer, table) or {}
-        tensors[table] = {keys[key]: torch.from_dlpack(array) for key, array in arrays.items()}
+    for table, arrays in get_tables(optimizer).items():
+        tensors[table] = {keys[key]: from_dlpack(array) for key, array in arrays.items()}
     plain = {
         "pipes": get_pipe_states(nlp),
-        "rates": {name: n.attrs[RATE] for name, n in get_nodes(nlp) if RATE in n.attrs},
+        "rates": {name: n.attrs[RATE] for name, n in weights.nodes.items() if RATE in n.attrs},
         "updates": {keys[key]: n for key, n in optimizer.nr_update.items()},
         "radam": optimizer._radam_buffer,
         "random": get_random_states(),
@@ -199,90 +165,106 @@ def get_state(nlp: Language, optimizer: Optimizer) -> tuple[dict[str, Any], dict
     return tensors, plain
 
 
-def set_state(
-    nlp: Language, optimizer: Any, tensors: Mapping[str, Any], plain: Mapping[str, Any]
-) -> None:
-    """Restore what `get_state` returned.
+def set_state(nlp: Language, optimizer: Optimizer, tensors: Tensors, plain: Settings) -> None:
+    """Restore the result of `get_state`.
 
-    RAISES (ValueError): M062 if the weights are of other shapes.
+    RAISES (ValueError): M062 if weights have other shapes.
     """
-    saved = tensors["weights"]
-    for name, shim in get_shims(nlp).items():
-        if any(key.startswith(name) and "lora_" in key for key in saved):
-            shim.add_adapters()  # a sourced encoder gets them when training begins
-    weights = get_weights(nlp)
-    if unlike := sorted(
-        name
-        for name in weights.keys() | saved.keys()
-        if name not in weights or name not in saved or weights[name].shape != saved[name].shape
-    ):
-        raise ValueError(Errors.M062.format(reason=f"weights such as {unlike[0]} have other sizes"))
-    for name, tensor in saved.items():
-        weights[name].copy_(tensor)
-    keys = {name: key for key, name in get_keys(nlp).items()}
-    shims, ops = get_shims(nlp), get_current_ops()
-    for shim in shims.values():
-        if hasattr(shim, "for_prediction"):
-            shim.for_prediction.forget()
-    devices: dict[Any, torch.device] = {}
-    for name, state in tensors["modules"].items():
-        key, module = shims[name].id, shims[name]._model
-        optimizer.get_adam(key, module).load_state_dict(state)
-        devices |= {get_shim_key(key, name): p.device for name, p in module.named_parameters()}
-    for table in TABLES:
-        for name, tensor in tensors[table].items():
-            is_torch = keys[name] in devices
-            array = tensor.to(devices[keys[name]]) if is_torch else ops.asarray(tensor.numpy())
-            getattr(optimizer, table)[keys[name]] = array
-    optimizer.nr_update.update({keys[name]: n for name, n in plain["updates"].items()})
-    optimizer._radam_buffer = plain["radam"]
+    weights = set_weights(nlp, tensors["weights"])
+    set_optimizer_state(optimizer, weights, tensors, plain)
     set_pipe_states(nlp, plain["pipes"])
-    nodes = dict(get_nodes(nlp))
     for name, rate in plain["rates"].items():
-        nodes[name].attrs[RATE] = rate
+        weights.nodes[name].attrs[RATE] = rate
     set_random_states(plain["random"])
 
 
-def write_checkpoint(
-    path: Path, nlp: Language, tensors: Mapping[str, Any], plain: Mapping[str, Any]
-) -> None:
-    """Write a checkpoint in the place of the last one: whenever this ends, one of them is there.
+def set_weights(nlp: Language, saved: Mapping[str, torch.Tensor]) -> ModelWeights:
+    """RETURNS (ModelWeights): The weights of the pipeline, after the saved values were copied.
+    RAISES (ValueError): M062 if weights have other shapes.
+    """
+    weights = ModelWeights.of_pipeline(nlp)
+    for name, shim in weights.shims.items():
+        if isinstance(shim, EncoderShim):
+            shim.for_prediction.forget()
+            if any(key.startswith(name) and "lora_" in key for key in saved):
+                shim.add_adapters()  # a sourced encoder gets adapters when training begins
+    values = weights.get_values()
+    shapes, found = ({key: t.shape for key, t in d.items()} for d in (saved, values))
+    if differing := sorted(key for key in shapes | found if shapes.get(key) != found.get(key)):
+        reason = f"weights such as {differing[0]} have other sizes"
+        raise ValueError(Errors.M062.format(reason=reason))
+    for name, tensor in saved.items():
+        values[name].copy_(tensor)
+    return weights
 
-    RAISES (ValueError): M091 if it cannot be written.
+
+def set_optimizer_state(
+    optimizer: Optimizer, weights: ModelWeights, tensors: Tensors, plain: Settings
+) -> None:
+    """Restore the moments, averages and counts of an optimizer."""
+    keys = {name: key for key, name in weights.get_keys().items()}
+    devices: dict[Key, torch.device] = {}
+    for name, state in tensors["modules"].items():
+        assert isinstance(optimizer, AdamW)
+        shim = weights.shims[name]
+        optimizer.get_adam(shim.id, shim._model).load_state_dict(state)
+    for shim in weights.shims.values():
+        named = shim._model.named_parameters()
+        devices |= {get_average_key(shim.id, name): p.device for name, p in named}
+    ops = get_current_ops()
+    for table, arrays in get_tables(optimizer).items():
+        for name, tensor in tensors[table].items():
+            key = keys[name]
+            is_torch = key in devices
+            array = tensor.to(devices[key]) if is_torch else ops.asarray(tensor.numpy())
+            arrays[key] = array
+    counts: dict[Any, int] = optimizer.nr_update
+    counts.update({keys[name]: n for name, n in plain["updates"].items()})
+    optimizer._radam_buffer = plain["radam"]
+
+
+def get_tables(optimizer: Optimizer) -> dict[str, dict[Key, Any]]:
+    """RETURNS (Dict[str, Dict[Key, FloatsXd]]): The moments and averages of an optimizer."""
+    tables: Settings = {"mom1": optimizer.mom1, "mom2": optimizer.mom2}
+    return tables | {"averages": {} if optimizer.averages is None else optimizer.averages}
+
+
+def write_checkpoint(path: Path, nlp: Language, tensors: Tensors, plain: Settings) -> None:
+    """Replace the checkpoint. If the process is killed meanwhile, the old one is still there.
+
+    path (Path): The file.
+    nlp (Language): The pipeline, for its config.
+    tensors, plain (Dict): The result of `get_state`, and the progress.
+    RAISES (WriteError): M091 if the file cannot be written.
     """
     about = {"format": FORMAT, "config": get_settings(nlp), **plain}
     with replacing(path) as new, new.open("wb") as file:
-        torch.save({"tensors": dict(tensors), "plain": json.dumps(about)}, file)
+        torch.save({"tensors": tensors, "plain": json.dumps(about)}, file)
         file.flush()
         os.fsync(file.fileno())
 
 
-def read_checkpoint(path: Path, nlp: Language) -> dict[str, Any]:
+def read_checkpoint(path: Path, nlp: Language) -> Settings:
     """Read a checkpoint.
 
     path (Path): The file.
     nlp (Language): The pipeline, initialized from the config.
-    RETURNS (Dict[str, Any]): What was written, with the tensors on the CPU.
-    RAISES (ValueError): M061 if it is cut off, corrupt or no checkpoint, M060 if it is of another
-        config: one that differs in more than `max_steps`, `max_epochs`, `patience` and the logger,
-        M064 if it is behind `max_steps`.
+    RETURNS (Settings): The entries of the checkpoint, with the tensors on the CPU.
+    RAISES (ValueError): M061 if the file is cut off, corrupt, no checkpoint or one of another
+        format; M060 if the config differs in more than `max_steps`, `max_epochs`, `patience` and
+        the logger; M064 if the checkpoint is after `max_steps`.
     """
     try:
-        loaded = check_type(read_pickle(path, "cpu"), dict[str, Any], "checkpoint")
-        plain = check_type(parse_json(loaded["plain"], "plain"), dict[str, Any], "plain")
+        loaded = check_type(read_pickle(path, "cpu"), Settings, "checkpoint")
+        plain = check_type(parse_json(loaded["plain"], "plain"), Settings, "plain")
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']}")
         for key, kind in PLAIN.items():
             check_type(plain[key], kind, f"plain.{key}")
-        check_type(loaded["tensors"], dict[str, dict], "tensors")
+        check_type(loaded["tensors"], Tensors, "tensors")
     except BROKEN as err:
         raise ValueError(Errors.M061.format(path=path, error=err)) from err
-    old, new = plain["config"], get_settings(nlp)
-    if differences := [
-        f"{key} = {json.dumps(new.get(key))}, not {json.dumps(old.get(key))}"
-        for key in old | new
-        if old.get(key) != new.get(key)
-    ]:
+    if differences := find_differences(plain["config"], get_settings(nlp)):
         raise ValueError(Errors.M060.format(path=path, differences="\n".join(differences[:10])))
     max_steps = nlp.config.interpolate()["training"]["max_steps"]
     if 0 < max_steps < plain["step"]:
@@ -290,18 +272,30 @@ def read_checkpoint(path: Path, nlp: Language) -> dict[str, Any]:
     return {"tensors": loaded["tensors"], **plain}
 
 
-def get_settings(nlp: Language) -> dict[str, Any]:
-    """RETURNS (Dict[str, Any]): What of the config must be the same when a training goes on, by its
-    sections and keys. Variables stay what they are: a rate's `total_steps` may follow `max_steps`.
+def find_differences(old: Settings, new: Settings) -> list[str]:
+    """RETURNS (List[str]): A line for each setting that differs."""
+    return [
+        f"{key} = {json.dumps(new.get(key))}, not {json.dumps(old.get(key))}"
+        for key in old | new
+        if old.get(key) != new.get(key)
+    ]
+
+
+def get_settings(nlp: Language) -> Settings:
+    """RETURNS (Settings): The settings that a resumed run must share with the first run, by
+    section and key. Variables are not filled in: a schedule's `total_steps` may follow `max_steps`.
     """
     settings = {k: v for k, v in dict_to_dot(nlp.config).items() if not k.startswith(FREE)}
     settings["training.max_epochs < 0"] = nlp.config.interpolate()["training"]["max_epochs"] < 0
-    return json.loads(json.dumps(settings))
+    plain: Settings = json.loads(json.dumps(settings))
+    return plain
 
 
 def to_hex(state: torch.Tensor) -> str:
+    """RETURNS (str): The bytes of a generator's state, in hexadecimal."""
     return state.numpy().tobytes().hex()
 
 
 def from_hex(state: str) -> torch.Tensor:
+    """RETURNS (torch.Tensor): The state that `to_hex` has written."""
     return torch.frombuffer(bytearray.fromhex(state), dtype=torch.uint8)

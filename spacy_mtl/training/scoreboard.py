@@ -1,75 +1,83 @@
-"""Each task's own score at an evaluation, for all that goes by it."""
+"""Publishes per-task evaluation scores to early stopping and sampling."""
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from spacy.language import Language
 
+from ..balancing.early_stopping import EarlyStopping
+from ..contracts import ScoreListener, find_tasks
+from ..encoder.pipe import SharedEncoder
 from ..errors import Errors, Warnings
-from ..heads.head import Head
+from ..heads.base import Head
+from ..types import Settings
+
+# The scoreboard that publishes the scores of a pipeline: of several loggers the one set up last.
+PUBLISHERS: WeakKeyDictionary[Language, "ReferenceType[ScoreBoard]"] = WeakKeyDictionary()
 
 
 class ScoreBoard:
-    """Tells the scores of the tasks to `spacy-mtl.EarlyStopping.v1`, and leaves them in
-    `nlp.meta["task_scores"]`, where corpora look. Of several loggers that have one, the last that
-    is set up is listened to.
+    """Publishes the score of each task to all ScoreListeners, and to corpora through
+    `nlp.meta["task_scores"]`. It freezes the heads of tasks that early stopping has stopped.
+
+    Each logger has one. Only the one of the logger that was set up last publishes, so that each
+    evaluation counts once.
 
     nlp (Language): The pipeline, with the frozen components disabled.
-    keys (Mapping[str, str]): The score of each task.
+    keys (Mapping[str, str]): The key of each task's score.
     """
 
     def __init__(self, nlp: Language, keys: Mapping[str, str]) -> None:
-        self.nlp, self.keys = nlp, keys
-        pipes: dict[str, Any] = dict(nlp.pipeline)
-        balancers: list[Any] = [getattr(pipe, "balancer", None) for pipe in pipes.values()]
-        self.stoppers = [balancer for balancer in balancers if hasattr(balancer, "observe")]
-        self.heads = {task: pipes[task] for task in keys if hasattr(pipes[task], "is_frozen")}
-        for stopper in self.stoppers:
-            stopper.observer = self
-        self._freeze()  # what had stopped in the training before
+        self.nlp, self.keys = nlp, dict(keys)
+        self.listeners = [*find_listeners(nlp)]
+        pipes: list[tuple[str, object]] = [*nlp.pipeline]
+        self.heads = {n: pipe for n, pipe in pipes if n in keys and isinstance(pipe, Head)}
+        PUBLISHERS[nlp] = ref(self)
+        self._freeze()  # tasks that were stopped in an earlier run
 
-    def tell(self, scores: Mapping[str, Any]) -> dict[str, float]:
-        """Look at an evaluation.
+    def publish(self, scores: Settings) -> dict[str, float]:
+        """Publish the scores of an evaluation.
 
-        scores (Mapping[str, Any]): All scores, by their keys.
-        RETURNS (Dict[str, float]): The scores of the tasks that have one.
+        scores (Settings): All scores by key.
+        RETURNS (Dict[str, float]): The score of each task that has one.
         """
         found = {task: scores.get(key) for task, key in self.keys.items()}
         own = {task: float(score) for task, score in found.items() if score is not None}
-        self.nlp.meta["task_scores"] = own
-        for stopper in self.stoppers:
-            if stopper.observer is self:
-                stopper.observe(own)
-        self._freeze()
+        if PUBLISHERS[self.nlp]() is self:
+            self.nlp.meta["task_scores"] = own
+            for listener in self.listeners:
+                listener.on_scores(own)
+            self._freeze()
         return own
 
     def _freeze(self) -> None:
-        for stopper in self.stoppers:
-            for task in self.heads.keys() & set(stopper.frozen):
-                self.heads[task].is_frozen = True
+        for listener in self.listeners:
+            if isinstance(listener, EarlyStopping):
+                for task in self.heads.keys() & set(listener.frozen):
+                    self.heads[task].is_frozen = True
 
 
-def get_tasks(nlp: Language) -> list[str]:
-    """RETURNS (List[str]): The components that train, other than encoders."""
-    return [
-        name
-        for name, pipe in nlp.pipeline
-        if getattr(pipe, "is_trainable", False) and not hasattr(pipe, "listening_components")
-    ]
+def find_listeners(nlp: Language) -> Iterator[ScoreListener]:
+    """YIELDS (ScoreListener): The components and balancers of a pipeline that get scores."""
+    pipes: list[object] = [pipe for _, pipe in nlp.pipeline]
+    balancers = [pipe.balancer for pipe in pipes if isinstance(pipe, SharedEncoder)]
+    for candidate in [*pipes, *balancers]:
+        if isinstance(candidate, ScoreListener):
+            yield candidate
 
 
 def find_keys(nlp: Language, given: Mapping[str, str]) -> dict[str, str]:
-    """Find the score of each task: the one with the highest weight of its own score weights. Of
-    several heads of a kind it is the one with the head's name, such as "people_ents_f".
+    """Find the score of each task: the one with the highest weight among its own score weights. Of
+    several heads of a kind it is the score with the head's name, such as "people_ents_f".
 
     nlp (Language): The pipeline.
-    given (Mapping[str, str]): The score to take for a task.
-    RETURNS (Dict[str, str]): A score for each task that has one. Other components that would share
-        a score have none, and W005 names them.
-    RAISES (ValueError): M043 for a task or a score that is not there.
+    given (Mapping[str, str]): The key of the score for some tasks.
+    RETURNS (Dict[str, str]): The key of the score for each task. Tasks that share a score and are
+        not heads of this package have none, and W005 names them.
+    RAISES (ValueError): M043 for a task or a key that does not exist.
     """
-    weights = {task: get_score_weights(nlp, task) for task in get_tasks(nlp)}
+    weights = {task: get_score_weights(nlp, task) for task in find_tasks(nlp)}
     known = set(nlp.config.interpolate()["training"]["score_weights"]).union(*weights.values())
     for task, key in given.items():
         if task not in weights or key not in known:
@@ -86,14 +94,14 @@ def find_keys(nlp: Language, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def get_score_weights(nlp: Language, task: str) -> dict[str, float | None]:
-    """RETURNS (Dict[str, Optional[float]]): The default weights of the scores of a task alone."""
+    """RETURNS (Dict[str, Optional[float]]): The default weights of the scores of one task."""
     weights = dict(nlp.get_pipe_meta(task).default_score_weights or {})
-    pipe = nlp.get_pipe(task)
+    pipe: object = nlp.get_pipe(task)
     if isinstance(pipe, Head) and pipe.siblings:
         return {f"{task}_{key}": weight for key, weight in weights.items()}
     return weights
 
 
 def find_key(weights: Mapping[str, float | None]) -> str | None:
-    """RETURNS (Optional[str]): The score with the highest weight, None if no score has one."""
+    """RETURNS (Optional[str]): The key with the highest weight, None if no key has a weight."""
     return max(weights, key=lambda key: weights[key] or 0.0) if any(weights.values()) else None

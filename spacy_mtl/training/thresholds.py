@@ -1,4 +1,4 @@
-"""The best thresholds of categories that are independent, found among all there are."""
+"""Finds the best threshold of independent categories, among all possible ones."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from spacy.language import Language
 from spacy.training import Example
 
 from ..errors import Errors
-from ..heads.head import Head
+from ..heads.base import Head
 from ..types import Floats2d
 
 MACRO, MICRO = SCORES = ("cats_macro_f", "cats_micro_f")
@@ -17,12 +17,13 @@ MACRO, MICRO = SCORES = ("cats_macro_f", "cats_micro_f")
 
 @dataclass
 class LabelThreshold:
-    """What thresholds mean for a label.
+    """The effect of thresholds on a label.
 
-    support (int): How often it is given.
-    best (Optional[float]): The best threshold for it alone, if it is given at all.
-    f (Tuple[float, ...]): By the threshold that there was, by the best one for all labels, and by
-        its own best one.
+    label (str): The label.
+    support (int): The number of docs that have the label.
+    best (Optional[float]): The best threshold for this label alone; None without support.
+    f (Tuple[float, ...]): F at the threshold before, at the best threshold for all labels, and at
+        the label's own best threshold.
     """
 
     label: str
@@ -33,11 +34,11 @@ class LabelThreshold:
 
 @dataclass
 class Thresholds:
-    """What thresholds mean for a component: each pair is before and best.
+    """The effect of thresholds on a component. Each pair is the value before and the best one.
 
-    threshold (Tuple[float, float]): From where on the answer is yes.
-    score (Tuple[float, float]): What it leads to.
-    labels (List[LabelThreshold]): Of each label.
+    threshold (Tuple[float, float]): The least probability of a predicted label.
+    score (Tuple[float, float]): The score at the threshold.
+    labels (List[LabelThreshold]): The effect on each label.
     """
 
     threshold: tuple[float, float]
@@ -46,7 +47,7 @@ class Thresholds:
 
 
 def set_threshold(nlp: Language, name: str, threshold: float) -> None:
-    """Set the threshold of a component, and that in its config."""
+    """Set the threshold of a component, in the component and in its config."""
     pipe: Any = nlp.get_pipe(name)
     pipe.cfg["threshold"] = nlp.get_pipe_config(name)["threshold"] = threshold
 
@@ -55,7 +56,7 @@ def read_categories(
     examples: Iterable[Example], labels: Sequence[str]
 ) -> tuple[Floats2d, Floats2d]:
     """RETURNS (Tuple[Floats2d, Floats2d]): The predicted probability of each doc and label, N x L,
-    and whether it is right, 1 or 0, nan where that is not known.
+    and the gold value: 1 or 0, nan where it is missing.
     """
     pairs = [
         [(eg.predicted.cats.get(label, 0.0), eg.reference.cats.get(label)) for label in labels]
@@ -69,10 +70,10 @@ def read_categories(
 def score_threshold(
     probabilities: Floats2d, gold: Floats2d, threshold: float, scores_key: str
 ) -> float:
-    """Score what a threshold makes of probabilities, as `Scorer.score_cats` does.
+    """Score the labels above a threshold, as `Scorer.score_cats` does.
 
-    probabilities, gold, scores_key: As in `find_threshold`.
-    threshold (float): From where on the answer is yes.
+    probabilities, gold, scores_key: The arguments of `find_threshold`.
+    threshold (float): The least probability of a predicted label.
     RETURNS (float): The score.
     """
     yes = probabilities >= threshold
@@ -84,21 +85,21 @@ def score_threshold(
 
 
 def find_threshold(probabilities: Floats2d, gold: Floats2d, scores_key: str) -> float:
-    """Find the best of all thresholds that tell any two probabilities apart.
+    """Find the best threshold.
 
-    probabilities (Floats2d): Of each doc and label, N x L.
-    gold (Floats2d): Whether they are right, 1 or 0, nan where that is not known, N x L.
+    probabilities (Floats2d): The predicted probability of each doc and label, N x L.
+    gold (Floats2d): The gold values: 1 or 0, nan where they are missing, N x L.
     scores_key (str): "cats_macro_f", the mean of the labels' F, or "cats_micro_f", F of all
-        answers.
-    RETURNS (float): The threshold. Of equally good ones it is in the middle of the widest range
-        in which there is no probability.
+        predictions.
+    RETURNS (float): The threshold. Among equally good thresholds it is the middle of the widest gap
+        between two probabilities.
     """
     known = ~numpy.isnan(gold)
     p, is_right, column = probabilities[known], gold[known] == 1, known.nonzero()[1]
     n_columns = gold.shape[1]
     if scores_key == MICRO:
         column, n_columns = numpy.zeros_like(column), 1
-    # Down from the highest probability of each label: what its F gains by one yes more.
+    # For each label, from its highest probability down: the gain in F by one more prediction.
     order = numpy.lexsort((-p, column))
     p, is_right, column = p[order], is_right[order], column[order]
     first = numpy.searchsorted(column, column)
@@ -108,7 +109,7 @@ def find_threshold(probabilities: Floats2d, gold: Floats2d, scores_key: str) -> 
     f = 2 * rights / numpy.maximum(answers + golds, 1)
     is_first = first == numpy.arange(len(p))
     gains = numpy.where(is_first, f, numpy.diff(f, prepend=0.0))
-    # Down from the highest probability of all.
+    # The sum of the gains, from the highest probability of all labels down.
     order = numpy.argsort(-p, kind="stable")
     p, scores = p[order], numpy.cumsum(gains[order]) / n_columns
     is_last = numpy.r_[p[1:] < p[:-1], True]
@@ -123,11 +124,11 @@ def find_thresholds(
 ) -> Thresholds:
     """Find the best threshold of a component with independent categories.
 
-    nlp (Language): The pipeline, which runs over the examples once.
+    nlp (Language): The pipeline. It runs over the examples once.
     examples (Sequence[Example]): The examples. Their predicted docs are annotated.
     name (str): The component.
-    scores_key (str): What to maximize, as in `find_threshold`.
-    RETURNS (Thresholds): The best one, with scores.
+    scores_key (str): The score to maximize, as in `find_threshold`.
+    RETURNS (Thresholds): The best threshold, with scores.
     RAISES (ValueError): M083 if no doc has any of the categories.
     """
     for _ in nlp.pipe(eg.predicted for eg in examples):

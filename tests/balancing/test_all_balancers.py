@@ -1,4 +1,4 @@
-"""What every balancer must do, whatever its method."""
+"""Properties of all balancers."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import torch
 from conftest import encoder_weights, make_examples
 from spacy.util import registry
 
-from spacy_mtl.encoder.hub import Balancer, TaskBatch
+from spacy_mtl.encoder.training_pass import Balancer, TaskBatch
 from spacy_mtl.training.adamw import create_adamw_v1
 
 SETUP = ConfigParser()
@@ -35,22 +35,22 @@ for_all = pytest.mark.parametrize("name", NAMES)
 
 
 def make(name: str) -> Balancer:
-    """A balancer with its defaults. EarlyStopping has one in it, and stops no task here."""
+    """RETURNS (Balancer): One with its defaults. EarlyStopping wraps one and stops no task here."""
     create = registry.misc.get(name)
     if name == "spacy-mtl.EarlyStopping.v1":
         balancer = create(registry.misc.get("spacy-mtl.DynamicWeightAverage.v1")(), {"ner": 2})
-        balancer.observer = object()
+        balancer.on_scores({})
         return balancer
     return create()
 
 
 def pull(gradient: numpy.ndarray, level: str) -> torch.Tensor:
-    """To 30 parameters of which the 24 features are a linear function."""
+    """Backpropagate to 30 parameters, of which the 24 features are a linear function."""
     return WEIGHTS @ torch.from_numpy(gradient).flatten()
 
 
 def make_batch(seed: int = 0, tasks: tuple[str, ...] = TASKS, factor: float = 1.0) -> TaskBatch:
-    """What tasks want at 6 tokens of width 4, and the same for a task whoever else is there."""
+    """RETURNS (TaskBatch): 6 tokens of width 4. A task's gradient does not depend on the others."""
     losses, gradients = {}, {}
     for task in tasks:
         generator = numpy.random.default_rng([seed, TASKS.index(task)])
@@ -64,14 +64,14 @@ def is_weighted_sum(name: str) -> bool:
 
 
 def strip(state: Any, task: str) -> Any:
-    """A state without anything about a task."""
+    """RETURNS (Any): A state without the entries of a task."""
     if isinstance(state, dict):
         return {key: strip(value, task) for key, value in state.items() if key != task}
     return state
 
 
 def find(state: Any, task: str) -> list[Any]:
-    """What a state holds about a task."""
+    """RETURNS (List[Any]): The entries of a task in a state."""
     if not isinstance(state, dict):
         return []
     own = [state[task]] if task in state else []
@@ -85,15 +85,15 @@ def train(balancer: Balancer, *seeds: int) -> None:
 
 
 def restore(name: str, state: dict[str, Any]) -> Balancer:
-    """A new balancer with a state that has been written to a file."""
+    """RETURNS (Balancer): A new one with a state that has been written as JSON and read again."""
     balancer = make(name)
-    balancer.from_dict(json.loads(json.dumps(state)))
+    balancer.load_state_dict(json.loads(json.dumps(state)))
     return balancer
 
 
 def assert_same(found: Balancer, expected: Balancer) -> None:
-    """The same state, and the same answers from there on."""
-    assert found.to_dict() == expected.to_dict()
+    """Check that two balancers have the same state and give the same results from now on."""
+    assert found.state_dict() == expected.state_dict()
     for seed in range(10, 13):
         gradient, weights = found.combine(make_batch(seed))
         expected_gradient, expected_weights = expected.combine(make_batch(seed))
@@ -104,7 +104,7 @@ def assert_same(found: Balancer, expected: Balancer) -> None:
 
 
 def assert_close(found: Any, expected: Any) -> None:
-    """The same state but for the 10 digits behind the point that the file has."""
+    """Check that two states are equal to the 10 decimals of the file."""
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for key in expected:
@@ -113,21 +113,21 @@ def assert_close(found: Any, expected: Any) -> None:
         assert found == pytest.approx(expected, abs=1e-9)
 
 
-def test_all_methods_are_here() -> None:
+def test_all_methods_are_tested() -> None:
     assert len(NAMES) == 21 and set(ONE_OF_A_KIND) < set(NAMES)
 
 
 @for_all
 def test_state_follows_the_names_of_tasks(name: str) -> None:
-    """The state of a task that has left is dropped."""
+    """The state of a removed task is deleted."""
     balancer = make(name)
     train(balancer, 0, 1)
     if name == "spacy-mtl.EarlyStopping.v1":
         for _ in range(3):
-            balancer.observe({"ner": 0.5})  # type: ignore[attr-defined]
-    before = balancer.to_dict()
+            balancer.on_scores({"ner": 0.5})  # type: ignore[attr-defined]
+    before = balancer.state_dict()
     balancer.rename({"ner": "entities", "tagger": "tagger"})
-    after = balancer.to_dict()
+    after = balancer.state_dict()
     assert "ner" not in json.dumps(after).replace("balancer", "") and not find(after, "textcat")
     text = json.dumps(strip(before, "textcat")).replace('"ner"', '"entities"')
     assert json.loads(json.dumps(after)) == json.loads(text)
@@ -158,7 +158,7 @@ def test_one_task_of_weight_one_is_the_identity(name: str, task: str) -> None:
 
 @for_all
 def test_gradients_are_not_modified(name: str) -> None:
-    """The diagnostics read them afterwards."""
+    """The diagnostics read the gradients after the balancer."""
     batch, expected = make_batch(), make_batch()
     balancer = make(name)
     gradient, _ = balancer.combine(batch)
@@ -170,7 +170,7 @@ def test_gradients_are_not_modified(name: str) -> None:
 
 @for_all
 @pytest.mark.parametrize("order", list(permutations(TASKS))[1:])
-def test_the_order_of_tasks_means_nothing(name: str, order: tuple[str, ...]) -> None:
+def test_the_order_of_tasks_does_not_matter(name: str, order: tuple[str, ...]) -> None:
     expected, found = make(name), make(name)
     for seed in range(3):
         expected_gradient, expected_weights = expected.combine(make_batch(seed))
@@ -196,12 +196,12 @@ def test_gradients_of_another_scale_get_the_same_weights(name: str, factor: floa
 
 @for_all
 @pytest.mark.parametrize("absent", TASKS)
-def test_an_absent_task_is_not_there(name: str, absent: str) -> None:
-    """Whatever is known of it, the others get what they would get without."""
+def test_an_absent_task_does_not_affect_the_others(name: str, absent: str) -> None:
+    """The state of an absent task does not change the weights of the others."""
     others = tuple(task for task in TASKS if task != absent)
     balancer = make(name)
     train(balancer, 0, 1)
-    without = restore(name, strip(balancer.to_dict(), absent))
+    without = restore(name, strip(balancer.state_dict(), absent))
     batch = make_batch(2, others)
     gradient, weights = balancer.combine(batch)
     assert weights.keys() == set(others)
@@ -212,14 +212,14 @@ def test_an_absent_task_is_not_there(name: str, absent: str) -> None:
 
 
 @for_all
-def test_a_batch_without_a_task_does_not_move_it(name: str) -> None:
+def test_a_batch_without_a_task_does_not_change_its_state(name: str) -> None:
     balancer = make(name)
     train(balancer, 0, 1)
-    before = find(balancer.to_dict(), "ner")
+    before = find(balancer.state_dict(), "ner")
     for seed in range(3):
         balancer.combine(make_batch(seed, ("tagger", "textcat")))
         balancer.step()
-    assert find(balancer.to_dict(), "ner") == before
+    assert find(balancer.state_dict(), "ner") == before
 
 
 @for_all
@@ -235,8 +235,8 @@ def test_a_gradient_of_zeros_adds_nothing(name: str) -> None:
 
 
 @for_all
-def test_no_gradient_at_all(name: str) -> None:
-    """As at first, where heads begin with zeros."""
+def test_all_gradients_are_zero(name: str) -> None:
+    """This is the first batch of heads whose weights are initialized with zeros."""
     gradient, weights = make(name).combine(make_batch(factor=0.0))
     assert not gradient.any()
     assert all(map(numpy.isfinite, weights.values()))
@@ -255,7 +255,7 @@ def test_losses_of_zero(name: str) -> None:
 
 
 @for_all
-def test_torch_draws_the_same_numbers_as_without(name: str) -> None:
+def test_torchs_random_state_is_unchanged(name: str) -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
@@ -268,7 +268,7 @@ def test_torch_draws_the_same_numbers_as_without(name: str) -> None:
 def test_state_round_trip(name: str, seeds: tuple[int, ...]) -> None:
     balancer = make(name)
     train(balancer, *seeds)
-    assert_same(restore(name, balancer.to_dict()), balancer)
+    assert_same(restore(name, balancer.state_dict()), balancer)
 
 
 @for_all
@@ -276,16 +276,16 @@ def test_a_saved_state_does_not_change_later(name: str) -> None:
     balancer, same = make(name), make(name)
     train(balancer, 0)
     train(same, 0)
-    state = balancer.to_dict()
+    state = balancer.state_dict()
     other = restore(name, {})
-    other.from_dict(state)
+    other.load_state_dict(state)
     train(other, 1)
     train(balancer, 2)
     assert_same(restore(name, state), same)
 
 
 @for_all
-def test_an_empty_state_is_a_new_one(name: str) -> None:
+def test_an_empty_state_resets_a_balancer(name: str) -> None:
     assert_same(restore(name, {}), make(name))
 
 
@@ -302,8 +302,8 @@ def test_saved_with_the_pipeline(make_nlp: Callable, name: str, tmp_path: Path) 
     for restored in (from_disk, from_bytes):
         found = restored.get_pipe("transformer").balancer
         assert found is not balancer
-        assert_close(found.to_dict(), balancer.to_dict())
-    # They go on alike: the optimizer's moments are not saved, so it begins anew for each.
+        assert_close(found.state_dict(), balancer.state_dict())
+    # All continue with the same results. The optimizer's moments are not saved, so each is new.
     for pipeline in (nlp, from_disk, from_bytes):
         sgd = create_adamw_v1()
         for _ in range(2):

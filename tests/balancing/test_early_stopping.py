@@ -9,7 +9,7 @@ from spacy_mtl.balancing.gradients import create_graddrop_v1
 from spacy_mtl.balancing.magnitude import create_db_mtl_v1
 from spacy_mtl.balancing.shares import create_dynamic_weight_average_v1
 from spacy_mtl.balancing.static import create_static_weights_v1
-from spacy_mtl.encoder.hub import TaskBatch
+from spacy_mtl.encoder.training_pass import TaskBatch
 
 ROWS = {"tagger": [3.0, 0.0], "ner": [0.0, 4.0], "textcat": [1.0, 1.0]}
 
@@ -19,12 +19,12 @@ def make_batch(*tasks: str) -> TaskBatch:
     return TaskBatch(dict.fromkeys(tasks, 1.0), gradients)
 
 
-def test_who_stops_when() -> None:
+def test_tasks_stop_after_their_patience() -> None:
     balancer = create_early_stopping_v1(create_static_weights_v1(), {"tagger": 2, "ner": 1})
     found = []
     scores = [(0.1, 0.3), (0.1, 0.4), (0.2, 0.4), (0.2, 0.9), (0.1, 0.9)]
     for tags, ents in scores:
-        balancer.observe({"tagger": tags, "ner": ents, "textcat": 0.0})
+        balancer.on_scores({"tagger": tags, "ner": ents, "textcat": 0.0})
         found.append(list(balancer.stopped))
     assert found == [[], [], ["ner"], ["ner"], ["ner", "tagger"]]
     assert balancer.frozen == ["ner", "tagger"]
@@ -32,14 +32,14 @@ def test_who_stops_when() -> None:
 
 def test_an_evaluation_without_a_score_does_not_count() -> None:
     balancer = create_early_stopping_v1(create_static_weights_v1(), {"tagger": 1})
-    balancer.observe({"tagger": 0.5})
-    balancer.observe({})
+    balancer.on_scores({"tagger": 0.5})
+    balancer.on_scores({})
     assert balancer.stopped == []
-    balancer.observe({"tagger": 0.5})
+    balancer.on_scores({"tagger": 0.5})
     assert balancer.stopped == ["tagger"]
 
 
-def test_less_weight() -> None:
+def test_a_factor_lowers_the_weight() -> None:
     inner = create_static_weights_v1({"tagger": 2.0, "ner": 3.0})
     balancer = create_early_stopping_v1(inner, {"tagger": 1}, factor=0.25)
     balancer.stopped = ["tagger"]
@@ -49,8 +49,8 @@ def test_less_weight() -> None:
     assert balancer.frozen == []
 
 
-def test_no_weight_is_as_if_the_task_were_not_there() -> None:
-    """A method that gives all tasks the same say does so with the others."""
+def test_a_factor_of_zero_leaves_the_task_out() -> None:
+    """DB-MTL, which equalizes all tasks, equalizes the others."""
     balancer = create_early_stopping_v1(create_db_mtl_v1(), {"tagger": 1})
     balancer.stopped = ["tagger"]
     gradient, weights = balancer.combine(make_batch("tagger", "ner", "textcat"))
@@ -61,28 +61,28 @@ def test_no_weight_is_as_if_the_task_were_not_there() -> None:
     assert balancer.combine(make_batch("tagger"))[1] == {"tagger": 0.0}
 
 
-def test_state() -> None:
+def test_state_round_trip() -> None:
     def make() -> Any:
         return create_early_stopping_v1(create_dynamic_weight_average_v1(window=1), {"ner": 2})
 
     balancer = make()
-    balancer.observer = object()
+    balancer.on_scores({})
     for score in (0.5, 0.4):
         balancer.combine(make_batch("tagger", "ner"))
         balancer.step()
-        balancer.observe({"ner": score})
+        balancer.on_scores({"ner": score})
     restored = make()
-    restored.from_dict(json.loads(json.dumps(balancer.to_dict())))
-    assert restored.to_dict() == balancer.to_dict()
+    restored.load_state_dict(json.loads(json.dumps(balancer.state_dict())))
+    assert restored.state_dict() == balancer.state_dict()
     assert restored.balancer.steps == 2
-    restored.observe({"ner": 0.5})
+    restored.on_scores({"ner": 0.5})
     assert restored.stopped == ["ner"]
     assert balancer.stopped == []
-    make().from_dict({})
+    make().load_state_dict({})
 
 
-def test_a_warning_if_nobody_tells_the_scores() -> None:
-    """Once, in the second update: `spacy mtl debug` makes one."""
+def test_a_warning_without_scores() -> None:
+    """It comes once, in the second update. `spacy mtl debug` makes only one update."""
     balancer = create_early_stopping_v1(create_static_weights_v1(), {"ner": 1})
     balancer.step()
     with pytest.warns(UserWarning, match=r"W004.*EarlyStopping.*ProgressLogger.*TaskCheckpoints"):
@@ -90,13 +90,15 @@ def test_a_warning_if_nobody_tells_the_scores() -> None:
     balancer.step()
     create = create_early_stopping_v1
     told, nobody = (create(create_static_weights_v1(), p) for p in ({"ner": 1}, {}))
-    told.observer = object()
+    told.on_scores({})
+    resumed = create(create_static_weights_v1(), {"ner": 1})
+    resumed.load_state_dict({"best": {"ner": 0.5}})
     for _ in range(3):
-        told.step()
-        nobody.step()  # who could stop
+        for silent in (told, nobody, resumed):
+            silent.step()
 
 
-def test_settings_that_make_no_sense() -> None:
+def test_wrong_settings() -> None:
     static = create_static_weights_v1()
     with pytest.raises(ValueError, match=r"M058.*patience\['ner'\] = 0"):
         create_early_stopping_v1(static, {"ner": 0})

@@ -1,4 +1,4 @@
-"""Gradient methods against TorchJD's own flow on a small model, and by hand."""
+"""Gradient methods, compared with TorchJD on a small model and with results by hand."""
 
 import sys
 from collections.abc import Callable
@@ -16,10 +16,9 @@ from torch.nn import Linear, Sequential, Tanh
 from torchjd import aggregation
 from torchjd.autojac import jac_to_grad, mtl_backward
 
-from spacy_mtl.balancing.base import ScalarBalancer
-from spacy_mtl.balancing.gradients import CHUNK, get_gramian, get_scale
-from spacy_mtl.encoder.hub import TaskBatch
-from spacy_mtl.encoder.levels import LEVELS
+from spacy_mtl.balancing.base import CHUNK, ScalarBalancer, get_gramian, get_scale
+from spacy_mtl.encoder.model.backward import LEVELS
+from spacy_mtl.encoder.training_pass import TaskBatch
 
 TASKS = ("ner", "tagger", "textcat")
 METHODS = (
@@ -27,7 +26,7 @@ METHODS = (
     *("NashMTL", "UPGrad", "FairGrad", "ConFIG"),
 )
 NEED_TORCHJD = set(METHODS) - {"GradVac", "ConFIG"}
-# Their result's length does not follow the gradients', unless these are normalized as by us.
+# Without our normalization, the norm of their result does not scale with the gradients.
 OF_ANOTHER_LENGTH = ("NashMTL", "FairGrad")
 AGGREGATORS: dict[str, Callable[[], aggregation.Aggregator]] = {
     "PCGrad": aggregation.PCGrad,
@@ -50,7 +49,7 @@ def make(method: str, **settings: Any) -> ScalarBalancer:
 
 
 def make_model(seed: int, n_tasks: int = 3) -> tuple[Sequential, list[Linear], torch.Tensor]:
-    """An encoder, heads, and 6 inputs."""
+    """RETURNS (Tuple): An encoder, its heads and 6 inputs."""
     torch.manual_seed(seed)
     encoder = Sequential(Linear(5, 8), Tanh(), Linear(8, 4))
     heads = [Linear(4, 2) for _ in range(n_tasks)]
@@ -66,7 +65,7 @@ def get_losses(features: torch.Tensor, heads: list[Linear], seed: int) -> list[t
 
 
 def make_batch(seed: int, n_tasks: int = 3) -> tuple[Sequential, TaskBatch]:
-    """A pass of the model, with what its heads want of it."""
+    """RETURNS (Tuple): The encoder, and the gradients of its heads after one pass."""
     encoder, heads, inputs = make_model(seed, n_tasks)
     features = encoder(inputs)
     losses = get_losses(features, heads, seed)
@@ -75,13 +74,13 @@ def make_batch(seed: int, n_tasks: int = 3) -> tuple[Sequential, TaskBatch]:
     batch = TaskBatch(
         {name: loss.item() for name, loss in zip(names, losses, strict=True)},
         dict(zip(names, slots, strict=True)),
-        make_pass(features, encoder).pull,
+        make_pass(features, encoder).gradient_at,
     )
     return encoder, batch
 
 
 def batch_of(*rows: list[float]) -> TaskBatch:
-    """Tasks with these gradients at a matrix of one token, which are those of all weights too."""
+    """RETURNS (TaskBatch): Tasks with these gradients at one token, the same at every level."""
     gradients = {t: numpy.array([row], dtype="f") for t, row in zip(TASKS, rows, strict=False)}
     losses = dict.fromkeys(gradients, 1.0)
     return TaskBatch(losses, gradients, lambda g, level: torch.from_numpy(g).flatten())
@@ -98,7 +97,7 @@ def relative_error(found: numpy.ndarray, expected: numpy.ndarray) -> float:
 
 @pytest.fixture
 def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is shuffled."""
+    """Make TorchJD's random order of tasks the given order."""
     monkeypatch.setattr(torch, "randperm", torch.arange)
 
 
@@ -108,9 +107,9 @@ def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 @for_methods
 @pytest.mark.usefixtures("in_order")
 @pytest.mark.parametrize("seed", range(3))
-def test_at_all_weights_it_is_torchjds_flow(method: str, seed: int) -> None:
-    """Its mtl_backward, and ours: gradients at the features, weights, one backward."""
-    n_tasks = 2 if method == "GradVac" else 3  # of which TorchJD shuffles more
+def test_at_all_weights_it_equals_torchjd(method: str, seed: int) -> None:
+    """TorchJD runs a backward per task. We compute weights and run one backward."""
+    n_tasks = 2 if method == "GradVac" else 3  # TorchJD shuffles three tasks
     encoder, heads, inputs = make_model(seed, n_tasks)
     features = encoder(inputs)
     losses = get_losses(features, heads, seed)
@@ -120,7 +119,7 @@ def test_at_all_weights_it_is_torchjds_flow(method: str, seed: int) -> None:
 
     encoder, batch = make_batch(seed, n_tasks)
     gradient, weights = make(method, level="params", rescale=False).combine(batch)
-    backprop: Any = batch.pull.__self__  # type: ignore[union-attr]
+    backprop: Any = batch.gradient_at.__self__  # type: ignore[union-attr]
     backprop(gradient)
     found = flat(encoder)
     if method in OF_ANOTHER_LENGTH:
@@ -131,7 +130,7 @@ def test_at_all_weights_it_is_torchjds_flow(method: str, seed: int) -> None:
 
 @for_methods
 @pytest.mark.usefixtures("in_order")
-def test_at_features_it_is_torchjds_aggregator(method: str) -> None:
+def test_at_features_it_equals_torchjds_aggregator(method: str) -> None:
     _, batch = make_batch(0, 2 if method == "GradVac" else 3)
     gradient, _ = make(method, level="features", rescale=False).combine(batch)
     rows = torch.stack([torch.from_numpy(g).flatten() for g in batch.gradients.values()])
@@ -141,8 +140,8 @@ def test_at_features_it_is_torchjds_aggregator(method: str) -> None:
     assert relative_error(gradient, expected) < (2e-3 if method in OF_ANOTHER_LENGTH else 1e-4)
 
 
-def test_gradvac_over_batches_is_torchjds() -> None:
-    """Of two tasks, where there is nothing to shuffle."""
+def test_gradvac_over_batches_equals_torchjd() -> None:
+    """With two tasks the order does not matter."""
     balancer = make("GradVac", beta=0.3, level="features", rescale=False)
     reference = aggregation.GradVacWeighting(beta=0.3)
     for seed in range(20):
@@ -153,10 +152,8 @@ def test_gradvac_over_batches_is_torchjds() -> None:
 
 
 @pytest.mark.parametrize("method", ["PCGrad", "GradVac"])
-def test_each_task_meets_the_others_in_some_order(
-    method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The weights are TorchJD's for one of the orders, and over batches all come up."""
+def test_tasks_are_compared_in_random_order(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights equal TorchJD's for one of the orders, and all orders occur over batches."""
     rows = torch.tensor([[1.0, 0, 0], [-0.5, 1, 0], [-0.4, -0.6, 1]], dtype=torch.float64)
     expected = set()
     for orders in product([False, True], repeat=3):
@@ -171,7 +168,7 @@ def test_each_task_meets_the_others_in_some_order(
             found = aggregation.PCGradWeighting()(rows @ rows.T)
         expected.add(tuple(round(w, 4) for w in found.tolist()))
     assert len(expected) > 1
-    settings = {"beta": 0.0} if method == "GradVac" else {}  # which is PCGrad
+    settings = {"beta": 0.0} if method == "GradVac" else {}  # this is PCGrad
     balancer = make(method, level="features", rescale=False, **settings)
     seen = set()
     for _ in range(100):
@@ -196,10 +193,10 @@ def test_the_seed_decides(method: str) -> None:
 
 def test_two_tasks_in_conflict() -> None:
     batch = batch_of([1.0, 0.0], [-1.0, 1.0])
-    # Each without what goes against the other: (0.5, 0.5) and (0, 1).
+    # Each without its conflicting part: (0.5, 0.5) and (0, 1).
     gradient, _ = make("PCGrad", rescale=False).combine(batch)
     assert gradient == pytest.approx(numpy.array([[0.5, 1.5]]))
-    # The shortest mean of the two: at a right angle to the line between them.
+    # The mean with the smallest norm is orthogonal to the line between the two.
     gradient, weights = make("MGDA", rescale=False).combine(batch)
     assert gradient == pytest.approx(numpy.array([[0.2, 0.4]]), abs=1e-3)
     assert weights == pytest.approx({"ner": 0.6, "tagger": 0.4}, abs=1e-3)
@@ -228,8 +225,8 @@ def test_fairgrad_solves_its_equation(alpha: float) -> None:
         assert make("NashMTL", level="params", rescale=False).weigh(batch) == weights
 
 
-def test_imtl_g_does_not_climb() -> None:
-    """A small gradient between two large ones makes its weights sum to less than 0."""
+def test_imtl_g_does_not_raise_the_loss() -> None:
+    """With a small gradient between two large ones the sum of the weights is negative."""
     rows = numpy.array([[10.0, 5.0], [10.0, -5.0], [1.0, 0.0]])
     third = [[*row, 0.1 * i] for i, row in enumerate(rows.tolist())]
     batch = batch_of(*third)
@@ -274,8 +271,8 @@ def test_gramian_of_rows_longer_than_a_chunk() -> None:
 @for_levels
 def test_result_has_the_norm_of_the_plain_sum(method: str, level: str) -> None:
     _, batch = make_batch(3)
-    if level == "last_layer":  # of which this model has none
-        batch.pull = lambda gradient, level: torch.from_numpy(gradient[0])
+    if level == "last_layer":  # this model has no list of layers
+        batch.gradient_at = lambda gradient, level: torch.from_numpy(gradient[0])
     weights = make(method, level=level).weigh(batch)
     rows = torch.stack(batch.get_rows(TASKS, level)).double()
     w = torch.tensor([weights[task] for task in TASKS], dtype=torch.float64)
@@ -285,7 +282,7 @@ def test_result_has_the_norm_of_the_plain_sum(method: str, level: str) -> None:
     assert weights == pytest.approx({task: factor * plain[task] for task in TASKS}, rel=1e-6)
 
 
-def test_scale_of_what_cancels() -> None:
+def test_scale_of_gradients_that_cancel() -> None:
     gramian = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     assert get_scale(gramian, torch.ones(2, dtype=torch.float64)) == 1.0
     assert get_scale(torch.eye(2).double(), torch.zeros(2).double()) == 1.0
@@ -293,12 +290,12 @@ def test_scale_of_what_cancels() -> None:
     assert get_scale(torch.eye(2).double(), torch.tensor([-0.5, -0.5]).double()) == -2.0
 
 
-# Weights that are given
+# Prior weights
 
 
 ALL_METHODS = (*METHODS, "GradDrop")
 GIVEN = {"ner": 3.0, "textcat": 0.2}
-# Those whose direction is the same for gradients of any length.
+# Methods whose direction does not depend on the norms of the gradients.
 BLIND_TO_LENGTH = {"IMTLG", "NashMTL", "ConFIG"}
 
 
@@ -307,10 +304,10 @@ def at_params(method: str) -> dict[str, Any]:
 
 
 def scale(batch: TaskBatch, factors: dict[str, float]) -> TaskBatch:
-    """The batch of losses that are multiplied by factors."""
+    """RETURNS (TaskBatch): The batch after its losses are multiplied by factors."""
     losses = {task: factors.get(task, 1.0) * loss for task, loss in batch.losses.items()}
     gradients = {task: factors.get(task, 1.0) * g for task, g in batch.gradients.items()}
-    return TaskBatch(losses, gradients, batch.pull)
+    return TaskBatch(losses, gradients, batch.gradient_at)
 
 
 @pytest.mark.parametrize("method", ALL_METHODS)
@@ -342,7 +339,7 @@ def test_weights_change_the_direction(method: str) -> None:
 def test_a_weight_of_zero_leaves_a_task_out(method: str) -> None:
     _, batch = make_batch(0)
     found = make(method, weights={"ner": 0.0}, **at_params(method)).combine(batch)
-    if method != "GradDrop":  # which draws for all
+    if method != "GradDrop":  # draws for all tasks
         others = make(method, **at_params(method)).combine(batch.select(["tagger", "textcat"]))
         numpy.testing.assert_array_equal(found[0], others[0])
         assert found[1] == {**others[1], "ner": 0.0}
@@ -353,7 +350,7 @@ def test_a_weight_of_zero_leaves_a_task_out(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ALL_METHODS)
-def test_weights_that_make_no_sense(method: str) -> None:
+def test_wrong_weights(method: str) -> None:
     with pytest.raises(ValueError, match=r"M058.*'ner'\] = -1"):
         make(method, weights={"ner": -1})
     with pytest.raises(ValueError, match=r"M020.*\['parser'\].*\['ner', 'tagger', 'textcat'\]"):
@@ -373,14 +370,16 @@ def test_weights_by_a_schedule(method: str) -> None:
         balancer.step()
     assert found == [1.0, 2.0, 4.0, 4.0]
     restored = make_scheduled()
-    restored.from_dict({**balancer.to_dict(), "prior": {"steps": 1}})
+    restored.load_state_dict({**balancer.state_dict(), "prior": {"steps": 1}})
     assert restored.combine(batch)[1]["ner"] == 2.0
 
 
 # GradDrop
 
 
-def test_graddrop_is_torchjds_for_the_same_lots(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graddrop_equals_torchjd_for_the_same_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _, batch = make_batch(0)
     shape = batch.gradients["ner"].shape
     lots = numpy.random.default_rng([7, 1]).random(shape, dtype="f")
@@ -391,7 +390,7 @@ def test_graddrop_is_torchjds_for_the_same_lots(monkeypatch: pytest.MonkeyPatch)
     numpy.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_graddrop_keeps_one_sign_with_odds_as_the_sums() -> None:
+def test_graddrop_keeps_signs_with_probabilities_of_their_sums() -> None:
     batch = batch_of([3.0] * 20000 + [1.0, 0.0], [-1.0] * 20000 + [2.0, 0.0])
     gradient, weights = make("GradDrop", rescale=False).combine(batch)
     assert set(gradient[0, :20000].tolist()) == {3.0, -1.0}
@@ -411,7 +410,7 @@ def test_graddrop_rescaled() -> None:
     assert weights == pytest.approx({task: scale * shares[task] for task in TASKS}, rel=1e-5)
 
 
-def test_graddrop_leaves_docs_of_one_task_alone() -> None:
+def test_graddrop_does_not_change_docs_of_one_task() -> None:
     batch = batch_of([1.0, -2.0, 0.0, 0.0], [0.0, 0.0, -3.0, 4.0])
     gradient, weights = make("GradDrop").combine(batch)
     assert gradient.tolist() == [[1.0, -2.0, -3.0, 4.0]]
@@ -423,7 +422,7 @@ def test_graddrop_leaves_docs_of_one_task_alone() -> None:
 
 @pytest.mark.parametrize("level", ["last_layer", "params"])
 def test_encoder_gradient(make_nlp: Callable, level: str) -> None:
-    """It is the sum of what the tasks alone give, by the weights; at `params` of the plain norm."""
+    """It is the weighted sum of the single tasks' gradients. At `params` it has the plain norm."""
     balancer = {"@misc": "spacy-mtl.MGDA.v1", "level": level}
     nlp, plain = make_nlp(balancer=balancer), make_nlp()
     for pipeline in (nlp, plain):
@@ -446,7 +445,7 @@ def test_encoder_gradient(make_nlp: Callable, level: str) -> None:
 
 
 def train_heads(nlp: Any) -> None:
-    """A few updates of the heads alone, which begin with zeros."""
+    """Update the heads a few times, because their weights are initialized with zeros."""
     sgd = registry.optimizers.get("Adam.v1")(learn_rate=0.01)
     for _ in range(3):
         nlp.update(make_examples(nlp), sgd=False, drop=0.0)
@@ -457,7 +456,7 @@ def train_heads(nlp: Any) -> None:
     nlp.get_pipe("transformer").diagnostics.take()
 
 
-def test_disjoint_docs_are_in_conflict_only_below_the_features(make_nlp: Callable) -> None:
+def test_tasks_on_different_docs_conflict_only_at_the_weights(make_nlp: Callable) -> None:
     nlp = make_nlp("tagger", "ner")
     sgd = registry.optimizers.get("Adam.v1")(learn_rate=0.01)
     nlp.update(make_examples(nlp), sgd=sgd)
@@ -485,7 +484,7 @@ def test_disjoint_docs_are_in_conflict_only_below_the_features(make_nlp: Callabl
         assert abs(float(cosine)) > 1e-3
 
 
-# What is not there
+# Missing parts
 
 
 @for_methods
@@ -493,7 +492,7 @@ def test_disjoint_docs_are_in_conflict_only_below_the_features(make_nlp: Callabl
 def test_heads_that_read_lower_layers_only(
     make_nlp: Callable, method: str, low: tuple[str, ...]
 ) -> None:
-    """They have no gradient in the last layer, and keep their weight."""
+    """Such heads have no gradient in the last layer and keep their weight."""
     listener = {"@architectures": "spacy-mtl.TaskListener.v1", "layers": [0, 1]}
     config = {name: {"model": {"tok2vec": listener}} for name in low}
     balancer = {"@misc": f"spacy-mtl.{method}.v1", "weights": {"tagger": 2.0}}
@@ -506,8 +505,8 @@ def test_heads_that_read_lower_layers_only(
     assert {name: mean["weight"] for name, mean in found.items()} == {"tagger": 2.0, "ner": 1.0}
 
 
-def test_cagrad_goes_on_when_a_task_is_nearly_done() -> None:
-    """Along the other's gradient, as algorithm 1 of the paper."""
+def test_cagrad_continues_when_a_task_has_almost_converged() -> None:
+    """It follows the gradient of the other task, like algorithm 1 of the paper."""
     for size in (1e-4, 1e-6):
         batch = batch_of([1.0, 0.0], [0.0, size])
         weights = make("CAGrad", level="features", rescale=False).weigh(batch)

@@ -1,4 +1,4 @@
-"""The geometric mean and dual balancing, against torch on small models."""
+"""The geometric mean and dual balancing, compared with torch on small models."""
 
 import numpy
 import pytest
@@ -7,13 +7,13 @@ import torchjd.scalarization
 
 from spacy_mtl.balancing.base import ScalarBalancer
 from spacy_mtl.balancing.magnitude import create_db_mtl_v1, create_geometric_mean_v1
-from spacy_mtl.encoder.hub import TaskBatch
+from spacy_mtl.encoder.training_pass import TaskBatch
 
 TASKS = ("ner", "tagger", "textcat")
 
 
 def make_step(seed: int) -> tuple[torch.Tensor, list[torch.Tensor], TaskBatch]:
-    """Features, three losses of them, and what the tasks want."""
+    """RETURNS (Tuple): Features, three losses, and the tasks' gradients."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(5, 4, generator=generator, requires_grad=True)
     targets = [torch.randn(5, 4, generator=generator) for _ in TASKS]
@@ -34,7 +34,7 @@ def weigh(balancer: ScalarBalancer, losses: list[float]) -> list[float]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_geometric_mean_is_torchjds_times_the_number_of_tasks(seed: int) -> None:
+def test_geometric_mean_equals_torchjd_times_the_number_of_tasks(seed: int) -> None:
     features, losses, batch = make_step(seed)
     found, _ = create_geometric_mean_v1().combine(batch)
     (3 * torchjd.scalarization.GeometricMean()(torch.stack(losses))).backward()
@@ -76,7 +76,7 @@ def test_db_mtl_averages_the_norms_of_log_gradients() -> None:
         assert list(ratio.values()) == pytest.approx([ratio["ner"]] * 3)
         total = sum(weights[task] * batch.norms[task] for task in TASKS)
         assert total == pytest.approx(sum(batch.norms.values()))
-    assert balancer.to_dict() == {"norms": pytest.approx(means)}
+    assert balancer.state_dict() == {"norms": pytest.approx(means)}
 
 
 @pytest.mark.parametrize("beta", [-0.1, 1.0, float("nan")])

@@ -1,4 +1,4 @@
-"""Shares against TorchJD's scalarizers and against torch's own differentiation."""
+"""Softmax weights, compared with TorchJD's scalarizers and torch's differentiation."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from spacy_mtl.balancing.shares import (
     create_gradnorm_v1,
     create_random_weights_v1,
 )
-from spacy_mtl.encoder.hub import TaskBatch
+from spacy_mtl.encoder.training_pass import TaskBatch
 from spacy_mtl.training.adamw import create_adamw_v1
 
 TASKS = ("ner", "tagger", "textcat")
@@ -40,7 +40,7 @@ def weigh(
 
 
 def gradient_at(losses: list[float], scalarizer: Callable) -> torch.Tensor:
-    """What a scalarizer makes of each loss's gradient."""
+    """RETURNS: The gradient of a scalarizer with respect to each loss."""
     values = torch.tensor(losses, dtype=torch.float64, requires_grad=True)
     return torch.autograd.grad(scalarizer(values), values)[0]
 
@@ -56,7 +56,7 @@ def test_random_weights_have_a_mean_of_one_and_differ() -> None:
     assert len({tuple(weights) for weights in found}) == 2000
 
 
-def test_random_weights_are_as_spread_as_torchjds() -> None:
+def test_random_weights_have_the_spread_of_torchjd() -> None:
     balancer, random = create_random_weights_v1(), torchjd.scalarization.Random()
     torch.manual_seed(0)
     found = [weigh(balancer, LOSSES[0])[0] for _ in range(3000)]
@@ -67,7 +67,7 @@ def test_random_weights_are_as_spread_as_torchjds() -> None:
     )
 
 
-def test_random_weights_are_those_of_the_seed() -> None:
+def test_random_weights_depend_on_the_seed() -> None:
     first, same, other = (create_random_weights_v1(seed) for seed in (1, 1, 2))
     for _ in range(3):
         assert weigh(first, LOSSES[0]) == weigh(same, LOSSES[0]) != weigh(other, LOSSES[0])
@@ -77,7 +77,7 @@ def test_random_weights_are_those_of_the_seed() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_dynamic_weight_average_is_torchjds(temperature: float) -> None:
+def test_dynamic_weight_average_equals_torchjd(temperature: float) -> None:
     balancer = create_dynamic_weight_average_v1(window=3, temperature=temperature)
     reference = torchjd.scalarization.DWA(temperature)
     for step, losses in enumerate(LOSSES, 1):
@@ -97,12 +97,12 @@ def test_dynamic_weight_average_by_hand() -> None:
     a, b = math.exp(0.5 / 2), math.exp(1.0 / 2)
     found = weigh(balancer, [9.0, 9.0], tasks=("ner", "tagger"))
     assert found == pytest.approx([2 * a / (a + b), 2 * b / (a + b)])
-    # Only what is there shares.
+    # Only the tasks of the batch share the weights.
     assert weigh(balancer, [9.0], tasks=("ner",)) == [1.0]
 
 
 def test_dynamic_weight_average_of_a_task_that_comes_later() -> None:
-    """It counts as one that neither falls nor rises."""
+    """It is treated like a task with a constant loss."""
     balancer = create_dynamic_weight_average_v1(window=1)
     for losses in ([2.0], [2.0]):
         weigh(balancer, losses, tasks=("ner",))
@@ -114,7 +114,7 @@ def test_dynamic_weight_average_of_a_task_that_comes_later() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.5])
-def test_gradnorm_is_descent_on_its_loss(alpha: float) -> None:
+def test_gradnorm_is_gradient_descent_on_its_loss(alpha: float) -> None:
     balancer = create_gradnorm_v1(learn_rate=0.1, alpha=alpha)
     logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     first = torch.tensor(LOSSES[0], dtype=torch.float64)
@@ -140,7 +140,7 @@ def test_gradnorm_makes_norms_equal() -> None:
     assert scaled == pytest.approx(numpy.full(3, scaled.mean()), rel=0.02)
 
 
-def test_gradnorm_favours_tasks_that_lag() -> None:
+def test_gradnorm_favours_slow_tasks() -> None:
     balancer = create_gradnorm_v1(learn_rate=0.002)
     for step in range(3000):
         losses = [1.0, 1.0, 1.0] if step == 0 else [0.5, 0.5, 1.0]
@@ -160,7 +160,7 @@ def test_famo_begins_with_torchjds_weights() -> None:
         assert weigh(balancer, losses) == pytest.approx(expected.tolist(), rel=1e-6)
 
 
-def test_famo_is_descent_on_the_falls_of_the_losses() -> None:
+def test_famo_is_gradient_descent_on_the_falls_of_the_losses() -> None:
     balancer = create_famo_v1(learn_rate=0.5, decay=0.01)
     logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     before = None

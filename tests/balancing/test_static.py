@@ -14,7 +14,7 @@ from spacy.language import Language
 from thinc.api import warmup_linear
 
 from spacy_mtl.balancing.static import create_static_weights_v1
-from spacy_mtl.encoder.hub import TaskBatch
+from spacy_mtl.encoder.training_pass import TaskBatch
 from spacy_mtl.training.adamw import create_adamw_v1
 
 HEADS = ("tagger", "ner", "textcat")
@@ -37,7 +37,7 @@ def weigh(weights: dict[str, Any], *tasks: str) -> dict[str, float]:
     return create_static_weights_v1(weights).combine(make_batch(*tasks))[1]
 
 
-def test_weights_are_those_given_and_else_one() -> None:
+def test_weights_are_the_given_ones_or_one() -> None:
     assert weigh({"tagger": 2, "ner": 0.5}) == {"tagger": 2.0, "ner": 0.5, "textcat": 1.0}
     assert weigh({}) == {"tagger": 1.0, "ner": 1.0, "textcat": 1.0}
     assert weigh({"tagger": 2, "ner": 0.5}, "ner") == {"ner": 0.5}
@@ -56,11 +56,11 @@ def test_all_weights_zero() -> None:
     assert gradient.shape == (5, 3) and not gradient.any()
 
 
-def test_a_schedule_moves_with_each_update_and_then_stays() -> None:
+def test_a_schedule_advances_with_each_update_until_its_end() -> None:
     balancer = create_static_weights_v1({"ner": iter([0.0, 0.5, 2.0]), "tagger": 3.0})
     found = []
     for _ in range(5):
-        for _ in range(2):  # batches of one update
+        for _ in range(2):  # two batches per update
             _, weights = balancer.combine(make_batch("tagger", "ner"))
         found.append(weights)
         balancer.step()
@@ -76,29 +76,29 @@ def test_thinc_schedule() -> None:
     assert found == pytest.approx([0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0, 0])
 
 
-def test_a_schedule_goes_on_where_it_was() -> None:
+def test_a_schedule_continues_after_loading() -> None:
     balancer = create_static_weights_v1({"ner": count(1)})
     for _ in range(3):
         balancer.step()
     restored = create_static_weights_v1({"ner": count(1)})
-    restored.from_dict(balancer.to_dict())
+    restored.load_state_dict(balancer.state_dict())
     for expected in (4.0, 5.0):
         assert restored.combine(make_batch("ner"))[1] == {"ner": expected}
         restored.step()
 
 
 @pytest.mark.parametrize("weight", [-1, -0.5, math.nan, math.inf, "2", None, True, [1.0], iter(())])
-def test_weights_that_are_no_weights(weight: Any) -> None:
+def test_wrong_weights(weight: Any) -> None:
     with pytest.raises(ValueError, match=r"M058.*'tagger'"):
         create_static_weights_v1({"ner": 1.0, "tagger": weight})
 
 
-def test_a_schedule_goes_back() -> None:
+def test_a_schedule_can_go_back_to_an_earlier_step() -> None:
     balancer = create_static_weights_v1({"ner": count(1)})
     for _ in range(3):
         balancer.step()
     assert balancer.weigh(make_batch("ner")) == {"ner": 4.0}
-    balancer.from_dict({"steps": 1})
+    balancer.load_state_dict({"steps": 1})
     assert balancer.weigh(make_batch("ner")) == {"ner": 2.0}
 
 
@@ -120,7 +120,7 @@ def test_unknown_names() -> None:
 
 
 def gradient_of(nlp: Language, *tasks: str) -> numpy.ndarray:
-    """The encoder's gradient for a batch that has labels of some tasks."""
+    """RETURNS: The encoder's gradient for a batch with labels of some tasks."""
     encoder_module(nlp).zero_grad()
     nlp.update(make_examples(nlp, *tasks), sgd=False, drop=0.0)
     nlp.get_pipe("transformer").flush()
@@ -149,7 +149,7 @@ def test_encoder_gradient(make_nlp: Callable, order: tuple[str, ...]) -> None:
 
 @pytest.mark.usefixtures("no_zeros")
 def test_a_head_of_weight_zero_still_learns(make_nlp: Callable) -> None:
-    """It reads the encoder without changing it."""
+    """The head reads the encoder and does not change it."""
     nlp = make_nlp("tagger", "ner", balancer={"@misc": STATIC, "weights": {"ner": 0}})
     other = make_nlp("tagger", "ner")
     before = nlp.get_pipe("ner").to_bytes()
@@ -161,7 +161,7 @@ def test_a_head_of_weight_zero_still_learns(make_nlp: Callable) -> None:
 
 
 def loop(nlp: Language, *batches: list[Any]) -> None:
-    """One update of the weights from some batches, as spaCy's training loop does it."""
+    """Update the weights once from several batches, like spaCy's training loop."""
     sgd = create_adamw_v1()
     for batch in batches:
         nlp.update(batch, sgd=False)
@@ -180,7 +180,7 @@ def test_schedule_in_a_pipeline(make_nlp: Callable) -> None:
 
 
 @pytest.mark.parametrize("way", ["disk", "bytes"])
-def test_schedule_goes_on_after_loading(make_nlp: Callable, way: str, tmp_path: Path) -> None:
+def test_schedule_continues_after_loading(make_nlp: Callable, way: str, tmp_path: Path) -> None:
     nlp = make_nlp("ner", balancer={"@misc": STATIC, "weights": {"ner": WARMUP}})
     for _ in range(3):
         loop(nlp, make_examples(nlp))
@@ -200,7 +200,7 @@ def test_unknown_task_at_initialize(make_nlp: Callable) -> None:
 
 
 @pytest.mark.parametrize("weight", [-1.0, "much"])
-def test_no_weight_in_the_config(make_nlp: Callable, weight: Any) -> None:
+def test_wrong_weight_in_the_config(make_nlp: Callable, weight: Any) -> None:
     balancer = {"@misc": STATIC, "weights": {"tagger": weight}}
     with pytest.raises(ValueError, match=r"M058.*'tagger'"):
         make_nlp("tagger", balancer=balancer, initialize=False)

@@ -1,4 +1,4 @@
-"""Weights learnt from the losses: their gradient, their fixed point, and in a pipeline."""
+"""Weights learned from the losses: their gradient, their fixed point, and in a pipeline."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from spacy_mtl.balancing.uncertainty import (
     create_imtl_l_v1,
     create_uncertainty_weights_v1,
 )
-from spacy_mtl.encoder.hub import TaskBatch
+from spacy_mtl.encoder.training_pass import TaskBatch
 from spacy_mtl.training.adamw import create_adamw_v1
 
 
@@ -42,7 +42,7 @@ def test_fixed_point_is_one_over_twice_the_loss(loss: float) -> None:
     assert weigh(balancer, ner=loss)["ner"] == pytest.approx(1 / (2 * loss), rel=1e-6)
 
 
-def test_each_task_has_its_own() -> None:
+def test_each_task_has_its_own_weight() -> None:
     balancer = create_uncertainty_weights_v1(learn_rate=0.1)
     train(balancer, 500, tagger=2.0, ner=0.25)
     weights = weigh(balancer, tagger=2.0, ner=0.25)
@@ -52,7 +52,7 @@ def test_each_task_has_its_own() -> None:
 @pytest.mark.parametrize(
     "losses,bound", [([1.4, 0.3, 1.1, 0.9], math.inf), ([2.5, 0.3, 7.0, 0.9], 1.0)]
 )
-def test_steps_are_those_of_torch(losses: list[float], bound: float) -> None:
+def test_steps_equal_those_of_torch(losses: list[float], bound: float) -> None:
     """Gradient descent on exp(-s) L + s / 2, here by torch's own differentiation: as it is, and
     with its clipping where losses are large.
     """
@@ -82,8 +82,8 @@ def test_first_step(loss: float, step: float) -> None:
 @pytest.mark.parametrize(
     "create,target", [(create_uncertainty_weights_v1, 0.5), (create_imtl_l_v1, 1.0)]
 )
-def test_sums_of_losses_do_not_run_away(create: Callable, target: float) -> None:
-    """Stock heads report thousands."""
+def test_large_losses_do_not_diverge(create: Callable, target: float) -> None:
+    """Stock heads report losses in the thousands."""
     balancer = create(learn_rate=0.1)
     weights = []
     for _ in range(400):
@@ -94,11 +94,11 @@ def test_sums_of_losses_do_not_run_away(create: Callable, target: float) -> None
     assert steps[:70] == pytest.approx([-0.1] * 70)
     assert weights[-1] == pytest.approx(target / 5000, rel=1e-6)
     restored = create(learn_rate=0.1)
-    restored.from_dict(balancer.to_dict())
+    restored.load_state_dict(balancer.state_dict())
     assert weigh(restored, ner=5000.0) == weigh(balancer, ner=5000.0)
 
 
-def test_imtl_l_is_torchjds() -> None:
+def test_imtl_l_equals_torchjd() -> None:
     reference = torchjd.scalarization.IMTLL(2)
     sgd = torch.optim.SGD(reference.parameters(), lr=0.05)
     balancer = create_imtl_l_v1(learn_rate=0.05)
@@ -123,7 +123,7 @@ def test_imtl_l_brings_losses_to_one() -> None:
 
 @pytest.mark.parametrize("losses", [(1.2, 0.6), (1.0, 1.5), (2.5, 0.1)])
 def test_batches_of_one_update_add_up(losses: tuple[float, ...]) -> None:
-    """As the gradients of accumulated batches do, and only their sum is clipped."""
+    """Gradients of accumulated batches are added, and only their sum is clipped."""
     s = torch.zeros((), dtype=torch.float64, requires_grad=True)
     balancer = create_uncertainty_weights_v1(learn_rate=0.05)
     for loss in losses:
@@ -138,12 +138,12 @@ def test_batches_of_one_update_add_up(losses: tuple[float, ...]) -> None:
 def test_a_step_without_batches_changes_nothing() -> None:
     balancer = create_uncertainty_weights_v1()
     train(balancer, 1, ner=2.0)
-    before = balancer.to_dict()
+    before = balancer.state_dict()
     balancer.step()
-    assert balancer.to_dict() == before
+    assert balancer.state_dict() == before
 
 
-def test_a_silent_task_keeps_its_weight() -> None:
+def test_a_task_without_labels_keeps_its_weight() -> None:
     balancer = create_uncertainty_weights_v1()
     train(balancer, 1, ner=2.0, tagger=1.0)
     expected = balancer.log_variances["ner"]

@@ -19,7 +19,7 @@ CONFIG = str(Path(__file__).parents[2] / "configs" / "mtl_cpu.cfg")
 
 
 def test_plot_of_a_training(encoder: str, tmp_path: Path) -> None:
-    """The picture has the numbers of the JSON file as text."""
+    """The plot has the numbers of the JSON file as text."""
     vocab = blank("en").vocab
     corpus = tmp_path / "corpus.spacy"
     DocBin(docs=[make_gold(vocab, i) for i in range(4)]).to_disk(corpus)
@@ -38,20 +38,22 @@ def test_plot_of_a_training(encoder: str, tmp_path: Path) -> None:
 
 
 def test_matrix_by_hand() -> None:
-    """No colour is stronger than the most that a task does to another; unknown has none."""
+    """Colours are limited to the largest effect on another task. Unknown values have none."""
     affinity = {"a": {"a": 0.02, "b": -0.005}, "b": {"a": 0.001, "b": math.nan}}
-    _title, colors, texts, rows, columns, labels = make_matrix(affinity)
+    matrix = make_matrix(affinity)
+    colors, texts = matrix.values, matrix.texts
     assert colors[0].tolist() == [0.5, -0.5] and colors[1][0] == pytest.approx(0.1)
     assert math.isnan(colors[1][1])
     assert texts[0] == ["+2.000", "-0.500"] and texts[1][0] == "+0.100"
-    assert (rows, columns, labels) == (["a", "b"], ["a", "b"], ("loss of", "a step for"))
+    assert matrix.rows == matrix.columns == ["a", "b"]
+    assert matrix.labels == ("loss of", "a step for")
 
 
 @pytest.mark.parametrize("suffix,start", [("png", b"\x89PNG"), ("PDF", b"%PDF")])
 def test_kinds_of_files(tmp_path: Path, suffix: str, start: bytes) -> None:
     path = tmp_path / f"plot.{suffix}"
     affinity = {"a": {"a": 0.02, "b": math.nan}, "b": {"a": math.nan, "b": 0.01}}
-    import_save_heatmap(path)(path, *make_matrix(affinity))
+    import_save_heatmap(path)(path, make_matrix(affinity))
     assert path.read_bytes().startswith(start)
 
 

@@ -16,14 +16,15 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from typer.testing import CliRunner
 
 import spacy_mtl.cli.bench
-from spacy_mtl.cli.bench import bench, get_padding, read_docs, time_components
-from spacy_mtl.encoder import model as encoder_model
-from spacy_mtl.encoder.cpu import get_choice
+from spacy_mtl.cli.bench import bench, get_padding, time_components
+from spacy_mtl.encoder.runtime.cpu import runtime as cpu_runtime
+from spacy_mtl.encoder.runtime.cpu.capability import get_choice
+from spacy_mtl.loading import read_docs
 
 
 @pytest.fixture
 def docs() -> list[Doc]:
-    """Labelled texts of several lengths, one of them empty."""
+    """RETURNS: Labelled texts of several lengths, including an empty one."""
     vocab = spacy.blank("en").vocab
     golds = [make_gold(vocab, i % 4) for i in range(6)]
     return [
@@ -36,7 +37,7 @@ def docs() -> list[Doc]:
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """Set the number of torch's threads back."""
+    """Restore the number of torch's threads."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -59,7 +60,7 @@ def strip(docs: Iterable[Doc], nlp: Language) -> list[Doc]:
 
 
 def measure_padding(nlp: Language, docs: list[Doc], **options: Any) -> float:
-    """The share of padding in what the encoder's embedding really gets, were no pass packed."""
+    """RETURNS: The share of padding in the encoder's input without packing."""
     tokenizer = nlp.get_pipe("transformer").model.tokenizer  # type: ignore[attr-defined]
     n_padding = n_all = 0
 
@@ -71,7 +72,7 @@ def measure_padding(nlp: Language, docs: list[Doc], **options: Any) -> float:
 
     hook = register_module_forward_pre_hook(count)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder_model, "can_pack", lambda module: False)
+        patch.setattr(cpu_runtime, "can_pack", lambda module: False)
         list(nlp.pipe(strip(docs, nlp), **options))
     hook.remove()
     return n_padding / n_all
@@ -82,7 +83,7 @@ def run(*args: object) -> Any:
 
 
 def test_exact_times(monkeypatch):
-    """By a clock of our own: what a component works, not what it waits for, and no warm-up."""
+    """With a fake clock: the time a component works, without waiting and without warm-up."""
     now = [0.0]
     passes = iter([9.0, 4.0, 4.0, 1.0, 1.0, 2.0, 2.0])  # warm-up, then twice each repeat
     monkeypatch.setattr(spacy_mtl.cli.bench, "perf_counter", lambda: now[0])
@@ -161,7 +162,7 @@ def test_padding_is_what_the_encoder_sees(make_nlp, docs, batch_size, max_batch_
 
 
 def test_padding_of_windows_from_a_component_before(make_nlp, docs):
-    """By sentences, which the docs do not have until `sentencizer` has run."""
+    """Spans are sentences, which docs have only after `sentencizer`."""
     spans = {"@span_getters": "spacy-transformers.sent_spans.v1"}
     nlp = make_nlp("tagger", model={"get_spans": spans}, initialize=False)
     nlp.add_pipe("sentencizer", first=True)
@@ -200,7 +201,7 @@ def test_stock_heads_and_a_disabled_one(encoder, docs):
 
 
 def test_docs_are_let_go(make_nlp, docs):
-    """In a stream nothing holds on to a doc, nor to the features that are on it."""
+    """A stream keeps no references to docs or their features."""
     alive = most = 0
 
     class Counted:
@@ -232,7 +233,7 @@ def test_docs_without_words(make_nlp):
 
 @pytest.fixture
 def paths(make_nlp: Callable[..., Language], docs: list[Doc], tmp_path: Path) -> tuple[Path, Path]:
-    """The folders of a pipeline and of two .spacy files."""
+    """RETURNS: The folders of a pipeline and of two .spacy files."""
     make_nlp().to_disk(tmp_path / "model")
     (tmp_path / "data").mkdir()
     for name, part in {"a": docs[:5], "b": docs[5:]}.items():

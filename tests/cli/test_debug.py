@@ -1,13 +1,10 @@
-import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 import spacy
-from conftest import encoder_gradient, make_examples, make_gold, make_stock_nlp
+from conftest import make_examples, make_gold, make_stock_nlp
 from spacy.cli._util import app
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
@@ -16,33 +13,16 @@ from spacy.util import registry
 from thinc.api import Config
 from typer.testing import CliRunner
 
-from spacy_mtl.cli.debug import (
-    Corpus,
-    HeadStep,
-    check_corpora,
-    check_evaluations,
-    check_paths,
-    check_steps,
-    check_tasks,
-    count_corpora,
-    count_cut,
-    debug,
-    describe_encoder,
-    get_heads,
-    get_overlap,
-    pick_batch,
-    run_batch,
-)
-from spacy_mtl.corpora.counts import Counts, TaskCounts
+from spacy_mtl.checks.encoder import describe_encoder
+from spacy_mtl.cli.debug import debug
 
 ALL = ("tagger", "ner", "textcat")
-HEADS = {"tagger": "token.tag", "ner": "doc.ents", "textcat": "doc.cats"}
 
 
 def write_docs(
     path: Path, word: str, tasks: tuple[str, ...] = ALL, copies: int = 10, more: Iterable[Doc] = ()
 ) -> Path:
-    """Write copies of the labelled texts, each with a first word of its own."""
+    """Write copies of the labelled texts, each with another first word."""
     vocab = spacy.blank("en").vocab
     docs = list(more)
     for i in range(4 * copies):
@@ -119,53 +99,6 @@ def test_good_config(make_config, mixed, capsys):
     assert ["textcat", name, "40", "docs", "40", "4"] in lines
 
 
-def test_batch_of_a_new_pipeline(make_nlp):
-    nlp = make_nlp(balancer={"@misc": "spacy-mtl.StaticWeights.v1", "weights": {"ner": 0.5}})
-    steps = run_batch(nlp, make_examples(nlp), HEADS)
-    assert list(steps) == list(ALL)
-    assert {name: step.weight for name, step in steps.items()} == {
-        "tagger": 1.0,
-        "ner": 0.5,
-        "textcat": 1.0,
-    }
-    assert all(step.labelled and step.in_nats for step in steps.values())
-    assert {step.encoder for step in steps.values()} == {"transformer"}
-    # All labels are as likely: 11 tags, 4 categories.
-    assert steps["tagger"].loss == pytest.approx(math.log(11), abs=1e-5)
-    assert steps["textcat"].loss == pytest.approx(math.log(4), abs=1e-5)
-    assert all(0 < step.gradient < math.inf for step in steps.values())
-    assert check_steps(steps) == []
-
-
-def test_gradient_is_measured_where_it_arrives(make_nlp):
-    def measure(grad_factor: float) -> float | None:
-        listener = {"@architectures": "spacy-mtl.TaskListener.v1", "grad_factor": grad_factor}
-        nlp = make_nlp("tagger", config={"tagger": {"model": {"tok2vec": listener}}})
-        return run_batch(nlp, make_examples(nlp), HEADS)["tagger"].gradient
-
-    assert measure(0.25) == pytest.approx(0.25 * measure(1.0), rel=1e-5)
-    assert measure(0.0) == 0.0
-
-
-def test_head_without_labels_in_the_batch(make_nlp):
-    nlp = make_nlp()
-    steps = run_batch(nlp, make_examples(nlp, "tagger", "textcat"), HEADS)
-    assert [step.labelled for step in steps.values()] == [True, False, True]
-    assert (steps["ner"].loss, steps["ner"].gradient) == (0.0, 0.0)
-    assert codes(check_steps(steps)) == ["W230"]
-
-
-def test_stock_encoder_reports_the_gradient_of_all_heads(encoder):
-    nlp = make_stock_nlp(encoder)
-    steps = run_batch(nlp, make_examples(nlp), HEADS)
-    norm = pytest.approx(float(numpy.linalg.norm(encoder_gradient(nlp))), rel=1e-5)
-    for step in steps.values():
-        assert (step.encoder, step.weight, step.in_nats) == ("transformer", None, False)
-        assert step.gradient == norm
-    assert norm != 0.0
-    assert check_steps(steps) == []
-
-
 @pytest.mark.parametrize("factory", ["transformer", "mtl_transformer"])
 def test_stock_config(make_config, encoder, factory):
     nlp = make_stock_nlp(encoder, factory=factory, initialize=False)
@@ -182,14 +115,6 @@ def test_tok2vec_is_an_encoder(make_config):
     nlp.initialize(lambda: make_examples(nlp))
     encoder = describe_encoder(nlp.get_pipe("tok2vec").model)
     assert (encoder.width, encoder.precision, encoder.max_length) == (96, "float32", None)
-
-
-def test_encoder(make_nlp, encoder):
-    model = make_nlp("tagger", model={"precision": "bfloat16"}).get_pipe("transformer").model
-    parameters = sum(p.numel() for p in model.transformer.parameters())
-    assert describe_encoder(model) == (encoder, 32, parameters, "bfloat16", 510)
-    stock = make_stock_nlp(encoder, "tagger").get_pipe("transformer").model
-    assert describe_encoder(stock) == (encoder, 32, parameters, "float32", 510)
 
 
 @pytest.mark.parametrize("tasks", [("tagger", "textcat"), ()])
@@ -235,63 +160,6 @@ def test_unknown_names_in_tasks(make_config, tmp_path, tasks):
     result = run(config, tmp_path / "config.cfg")
     assert result.exit_code == 1
     assert ("M122" if "b" in tasks else "M124") in result.output
-
-
-def make_counts(docs: int, **tasks: dict[str, int]) -> Counts:
-    counts = {
-        task: TaskCounts(sum(labels.values()), Counter(labels), 0) for task, labels in tasks.items()
-    }
-    return Counts(docs, 100, counts)
-
-
-@pytest.mark.parametrize(
-    ("train", "dev", "expected", "part"),
-    [
-        ({"A": 10}, {"A": 1}, [], ""),
-        ({"A": 10}, {"A": 1, "C": 2, "B": 1}, ["W220"], "in dev but not in train: 'B', 'C'."),
-        (
-            {"A": 9, "B": 10, "C": 1},
-            {"A": 1},
-            ["W221"],
-            "fewer than 10 examples in train: 'C' (1), 'A' (9).",
-        ),
-        ({"A": 10}, {}, ["W222"], "'x'"),
-        ({"A": 1}, {"B": 1}, ["W220", "W221"], "'A' (1)"),
-        ({}, {"A": 1}, ["M224"], "token.tag"),
-        ({str(i): 1 for i in range(9)}, {"0": 1}, ["W221"], "and 1 more"),
-    ],
-)
-def test_tasks(train, dev, expected, part):
-    counts = make_counts(2, x=train), make_counts(2, x=dev)
-    findings = check_tasks({"x": "token.tag"}, *counts, frozen=[])
-    assert codes(findings) == expected
-    assert part in " ".join(finding.message for finding in findings)
-    assert codes(check_tasks({"x": "token.tag"}, *counts, frozen=["x"])) == ["W223"]
-
-
-def test_open_labels_may_be_rare():
-    counts = make_counts(2, x={"be": 1}), make_counts(2, x={"go": 1})
-    assert check_tasks({"x": "token.lemma"}, *counts, frozen=[]) == []
-    assert check_tasks({"x": None}, *counts, frozen=[]) == []
-
-
-def make_corpus(*texts: str, claimed: tuple[str, ...] = ()) -> Corpus:
-    nlp = spacy.blank("en")
-    docs = [nlp.make_doc(text) for text in texts]
-    return Corpus([Example(doc.copy(), doc) for doc in docs], claimed)
-
-
-def test_corpora():
-    train = {"a": make_corpus("one", "", "two"), "b": make_corpus(claimed=("tagger",))}
-    dev = {"dev": make_corpus("two", "three", "four", "one")}
-    counts = count_corpora(train, {"tagger": "token.tag", "other": None})
-    assert counts["a"] == Counts(3, 2, {"tagger": TaskCounts(0, Counter(), 3)})
-    findings = check_corpora(train, dev, counts)
-    assert codes(findings) == ["W227", "M222", "W229", "W228"]
-    assert findings[0].message.startswith("[W227] Docs of 'a'")
-    assert "50.0%" in findings[3].message
-    assert get_overlap(dev, train) == pytest.approx(2 / 3)
-    assert get_overlap(train, {"dev": make_corpus()}) == 0.0
 
 
 def test_label_only_in_dev(make_config, tmp_path):
@@ -341,25 +209,6 @@ def test_gradient_that_does_not_arrive(make_config, tmp_path):
     assert "M225" in result.output
 
 
-@pytest.mark.parametrize(
-    ("encoder", "labelled", "gradient", "weight", "expected"),
-    [
-        ("transformer", True, 1.0, 1.0, []),
-        ("transformer", True, 1.0, None, []),
-        ("transformer", True, None, None, []),
-        ("transformer", True, 0.0, 1.0, ["M225"]),
-        ("transformer", True, math.nan, 1.0, ["M225"]),
-        ("transformer", True, math.inf, 1.0, ["M225"]),
-        ("transformer", True, 1.0, 0.0, ["W224"]),
-        ("transformer", False, 0.0, None, ["W230"]),
-        (None, True, None, None, ["W225"]),
-    ],
-)
-def test_steps(encoder, labelled, gradient, weight, expected):
-    step = HeadStep(labelled, 1.0, True, encoder, weight, gradient)
-    assert codes(check_steps({"x": step})) == expected
-
-
 def test_head_with_a_model_of_its_own(make_config):
     own = {
         "@architectures": "spacy.HashEmbedCNN.v2",
@@ -373,37 +222,6 @@ def test_head_with_a_model_of_its_own(make_config):
     }
     (finding,) = debug(make_config("tagger", "ner", config={"ner": {"model": {"tok2vec": own}}}))
     assert finding.message.startswith("[W225] 'ner'")
-
-
-@pytest.mark.parametrize(
-    ("section", "path", "block", "option"),
-    [
-        ("train", "${paths.train}", "corpora.train", "--paths.train"),
-        ("train", "no/such.spacy", "corpora.train", "--corpora.train.path"),
-        ("train", None, "corpora.train", "--corpora.train.path"),
-        ("dev", "${paths.train}", "corpora.dev", "--paths.train"),
-        ("mixed", "${paths.train}", "corpora.train.corpora.a", "--paths.train"),
-        ("mixed", "x/${paths.dev}", "corpora.train.corpora.a", "--corpora.train.corpora.a.path"),
-    ],
-)
-def test_path_that_does_not_exist(tmp_path, section, path, block, option):
-    good = {"train": read(str(tmp_path)), "dev": read(str(tmp_path))}
-    bad = mix({"a": read(path), "b": read(str(tmp_path))})
-    given = {"train": bad} if section == "mixed" else {section: read(path)}
-    paths = {"train": "missing.spacy", "dev": str(tmp_path)}
-    config = Config({"paths": paths, "corpora": {**good, **given}})
-    (finding,) = check_paths(config, ["corpora.train", "corpora.dev"])
-    assert finding.is_failure
-    assert finding.message.startswith(f"[M220] [{block}] has path = ")
-    assert f": {option} FILE" in finding.message
-
-
-def test_path_of_a_section_that_is_a_variable():
-    text = '[corpora]\ndev = ${corpora.train}\n\n[corpora.train]\n@readers = "x"\npath = "missing"'
-    config = Config().from_str(text, interpolate=False)
-    (finding,) = check_paths(config, ["corpora.dev"])
-    assert finding.message.startswith("[M220] [corpora.dev] has path = missing")
-    assert "--corpora.dev.path" in finding.message
 
 
 def test_broken_corpus(make_config, tmp_path):
@@ -477,16 +295,6 @@ def test_endless_mix_that_would_be_read_to_its_end(make_config, section):
     assert finding.is_failure
 
 
-@pytest.mark.parametrize(
-    ("max_steps", "every", "last"),
-    [(250, 190, 190), (10, 200, 0), (950, 190, None), (0, 200, None)],
-)
-def test_updates_after_the_last_evaluation(max_steps, every, last):
-    findings = check_evaluations(max_steps, every)
-    assert codes(findings) == ([] if last is None else ["W231"])
-    assert all(f"at step {last}," in f.message and not f.is_failure for f in findings)
-
-
 def test_a_batcher_that_makes_no_batch(make_config):
     batcher = {
         "@batchers": "spacy.batch_by_words.v1",
@@ -504,14 +312,6 @@ def test_corpus_that_is_not_there(make_config, key):
         debug(make_config(training={key: "corpora.foo"}))
 
 
-def test_docs_that_are_cut(make_nlp, encoder):
-    for nlp in (make_nlp("tagger"), make_stock_nlp(encoder, "tagger")):
-        docs = [Doc(nlp.vocab, words=["rrrrr"] * n) for n in (102, 103, 0, 3, 110)]
-        model = nlp.get_pipe("transformer").model
-        assert count_cut(docs, model, 510) == 2
-        assert count_cut(docs, model, 9) == 4
-
-
 def test_config_with_docs_that_are_cut(make_config, tmp_path):
     vocab = spacy.blank("en").vocab
     doc = Doc(vocab, words=["rrrrr"] * 200, tags=["NN"] * 200)
@@ -519,31 +319,4 @@ def test_config_with_docs_that_are_cut(make_config, tmp_path):
     (finding,) = debug(make_config("tagger"))
     assert finding.message.startswith("[W226] Docs of 'train'")
     assert "than 510 wordpieces" in finding.message
-    assert ": 1. It is read in parts." in finding.message
-
-
-def test_batch_has_labels_for_all_heads():
-    nlp = spacy.blank("en")
-    tags, cats = make_examples(nlp, "tagger"), make_examples(nlp, "textcat")
-    examples = [*tags * 50, *cats]
-
-    def batcher(stream: Iterable[Example]) -> Iterator[list[Example]]:
-        yield [tags[0]]
-        yield list(stream)
-
-    batch = pick_batch(examples, {"tagger": "token.tag", "textcat": "doc.cats", "x": None}, batcher)
-    assert batch[0] is tags[0] and batch[1] is cats[0]
-    assert sorted(map(id, batch)) == sorted(map(id, [*tags, *cats]))
-    assert pick_batch([], HEADS, batcher=lambda stream: []) == []
-
-
-def test_heads(make_nlp):
-    nlp = make_nlp("tagger", "other=morphologizer", "senter=senter", initialize=False)
-    nlp.add_pipe("sentencizer")
-    nlp.add_pipe("parser")
-    assert get_heads(nlp) == {
-        "tagger": "token.tag",
-        "other": "token.morph",
-        "senter": "token.is_sent_start",
-        "parser": "token.dep",
-    }
+    assert ": 1. Long windows are read in parts." in finding.message

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.W014:UserWarning")
 
 @pytest.fixture
 def nlp(make_nlp, tmp_path: Path):
-    """A pipeline, saved beside the data, whose categories are probable by chance."""
+    """RETURNS: The folder of a pipeline with random probabilities, and of the data."""
     nlp = make_nlp(NAME, "textcat", config={NAME: {"threshold": 0.9}})
     output = nlp.get_pipe(NAME).model.get_ref("output_layer")
     random = numpy.random.default_rng(1)
@@ -39,7 +39,7 @@ def run(*args: object) -> Any:
 
 @pytest.mark.parametrize("key", [MACRO, MICRO])
 def test_never_worse_than_spacys(nlp, tmp_path, key):
-    """Which tries 5 thresholds, and runs the pipeline for each."""
+    """spaCy's command tries 5 thresholds and runs the pipeline for each."""
     model, data = tmp_path / "model", tmp_path / "dev.spacy"
     _, best, trials = find_threshold(str(model), data, NAME, "threshold", key, n_trials=5)
     result = run(model, data, "--scores-key", key, "-o", tmp_path / "new")
@@ -58,7 +58,7 @@ def test_never_worse_than_spacys(nlp, tmp_path, key):
 
 
 def test_table(nlp, tmp_path):
-    """A row for each label, and nothing written."""
+    """The command prints a row per label and writes nothing."""
     result = run(tmp_path / "model", tmp_path / "dev.spacy", NAME)
     assert result.exit_code == 0, result.output
     examples = make_examples(nlp)
@@ -71,7 +71,7 @@ def test_table(nlp, tmp_path):
 
 
 def test_stock_component_and_several(tmp_path):
-    """Any component of this kind will do; of two, one must be named."""
+    """Every component of this kind works. If there are two, one must be named."""
     nlp = spacy.blank("en")
     for name in ("a", "b"):
         nlp.add_pipe(NAME, name=name).add_label("travel")

@@ -67,7 +67,7 @@ def test_stop_and_resume(
     with monkeypatch.context() as patch:
         patch.setattr(Language, "update", update_or_stop)
         code, output = invoke("--output", parts, "--resume", **options)
-    assert code and "No checkpoint in" in output and "begins anew" in output
+    assert code and "No checkpoint in" in output and "a new run starts" in output
     assert get_files(parts) != get_files(whole)
     code, output = invoke("--output", parts, "--resume", **options)
     assert code == 0 and "Resuming after step 2" in output

@@ -1,4 +1,4 @@
-"""Batches of wordpieces: none too large, nothing lost, in order."""
+"""Batches by wordpieces: no batch is too large, no doc is lost, the order stays."""
 
 from collections.abc import Iterator
 from itertools import count, islice
@@ -18,7 +18,7 @@ from thinc.api import Config
 from transformers import AutoTokenizer
 
 from spacy_mtl.corpora.batching import READ_AHEAD, count_wordpieces, create_wordpiece_batcher_v1
-from spacy_mtl.encoder.wordpieces import get_wordpieces
+from spacy_mtl.encoder.model.wordpieces import get_wordpieces
 
 VOCAB = Vocab()
 AWKWARD = [
@@ -33,17 +33,17 @@ AWKWARD = [
 
 
 def make_doc(*lengths: int) -> Doc:
-    """A doc with words that count as so many wordpieces."""
+    """RETURNS (Doc): A doc whose words count as these numbers of wordpieces."""
     return Doc(VOCAB, words=["x" * 4 * length for length in lengths])
 
 
 def make_docs(*lengths: int) -> list[Doc]:
-    """Docs that count as so many wordpieces; with 0 they are empty."""
+    """RETURNS (List[Doc]): Docs that count as these numbers of wordpieces. 0 is an empty doc."""
     return [make_doc(*[length][: bool(length)]) for length in lengths]
 
 
 def batch(lengths: list[int], size: int, **settings: Any) -> list[list[int]]:
-    """The lengths of the docs of each batch."""
+    """RETURNS: The lengths of the docs of each batch."""
     batches = create_wordpiece_batcher_v1(size, **settings)(make_docs(*lengths))
     return [count_wordpieces(docs, None) for docs in batches]
 
@@ -75,7 +75,7 @@ def test_properties(lengths: list[int], size: int, discard: bool) -> None:
     for docs, total in zip(batches, totals, strict=True):
         assert docs
         assert total <= size or (len(docs) == 1 and not discard)
-    for total, following in zip(totals, batches[1:], strict=False):  # none ends too early
+    for total, following in zip(totals, batches[1:], strict=False):  # no batch ends too early
         assert total + count_wordpieces(following[:1], None)[0] > size
 
 
@@ -113,11 +113,11 @@ def test_the_tokenizer_counts_what_the_encoder_reads(encoder: str) -> None:
         assert found == len(read.ids)
         assert found == len(tokenizer(doc.text, add_special_tokens=False)["input_ids"])
     assert counts[:4] != count_wordpieces(docs[:4], None)
-    assert counts[-1] > 1000  # and not cut to what the encoder takes at once
+    assert counts[-1] > 1000  # not truncated to the encoder's maximum
 
 
-def test_a_tokenizer_that_cuts_and_pads(encoder: str, tmp_path: Path) -> None:
-    """A tokenizer.json may say so, as that of all-MiniLM-L6-v2 does."""
+def test_a_tokenizer_that_truncates_and_pads(encoder: str, tmp_path: Path) -> None:
+    """The tokenizer.json of all-MiniLM-L6-v2 has such settings."""
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     tokenizer.backend_tokenizer.enable_truncation(8)
     tokenizer.backend_tokenizer.enable_padding(length=8)
@@ -155,7 +155,7 @@ def test_size_must_be_positive(size: Any) -> None:
         create_wordpiece_batcher_v1(size)
 
 
-def test_a_tokenizer_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_tokenizer(tmp_path: Path) -> None:
     batches = create_wordpiece_batcher_v1(10, tokenizer=str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match=r"M001.*nothing"):
         next(batches(make_docs(1)))

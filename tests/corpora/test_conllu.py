@@ -106,7 +106,7 @@ def test_ranges_and_empty_nodes(tmp_path):
 
 
 def test_named_mentions(tmp_path):
-    """The longest named mention wins; one without identity or proper noun is none."""
+    """The longest named mention wins. A mention needs an identity and a proper noun."""
     first, second = read(tmp_path, GUM)
     assert ents(first) == [("Duke University of York", "person"), ("Rome", "place")]
     assert iobs(first) == [3, 1, 1, 1, 2, 2, 2, 2, 3]
@@ -199,7 +199,7 @@ def test_tolerates(tmp_path, change):
     ]
 
 
-def test_what_spacy_cannot_hold_is_replaced(tmp_path):
+def test_characters_that_spacy_refuses_are_replaced(tmp_path):
     path = tmp_path / "bytes.conllu"
     path.write_bytes(rows("a@b", "", "c\x07\x85").encode().replace(b"@", b"\xed\xa0\x80\0"))
     with pytest.warns(UserWarning, match="W100"):
@@ -246,7 +246,7 @@ def test_unknown_tag_column(tmp_path):
         read(tmp_path, GUM, tags="feats")
 
 
-def test_mention_of_a_group_inside_another_of_it():
+def test_nested_mentions_of_one_group():
     words = [
         Word(1, "a", "", "", {"Entity": e}, not i, True)
         for i, e in enumerate(["(1-x", "(1-y", "1)", "1)"])
@@ -256,7 +256,7 @@ def test_mention_of_a_group_inside_another_of_it():
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted), max_size=12))
 def test_brackets_round_trip(spans):
-    """Any mentions of distinct groups, nested or crossing, come back from their brackets."""
+    """Mentions of different groups, nested or crossing, are restored from their brackets."""
     brackets = [""] * 10
     for group, (first, last) in enumerate(spans):
         if first == last:

@@ -5,7 +5,16 @@ from conftest import make_gold
 from spacy.tokens import Doc, Span
 from spacy.vocab import Vocab
 
-from spacy_mtl.corpora.counts import ATTRIBUTES, Counts, TaskCounts, add_counts, count_docs
+from spacy_mtl.annotations import get_layers
+from spacy_mtl.corpora.counts import Counts, TaskCounts, add_counts
+from spacy_mtl.corpora.counts import count_docs as count_layers
+
+LAYERS = get_layers()
+TASKS = {name: LAYERS[name] for name in ("tags", "ents", "cats")}
+
+
+def count_docs(docs: list[Doc]) -> Counts:
+    return count_layers(docs, TASKS)
 
 
 def make_parsed(vocab: Vocab) -> Doc:
@@ -56,28 +65,28 @@ def test_missing_is_not_none_of_them():
 
 
 @pytest.mark.parametrize(
-    ("attribute", "unit", "labels"),
+    ("name", "unit", "labels"),
     [
-        ("token.tag", "tokens", {"NNP": 1, "RB": 1}),
-        ("token.pos", "tokens", {"PROPN": 1, "ADV": 1}),
-        ("token.lemma", "tokens", {"Anna": 1, "sleep": 1}),
-        ("token.dep", "tokens", {"nsubj": 1, "ROOT": 1, "advmod": 1}),
-        ("token.is_sent_start", "sentences", {"S": 1}),
-        ("doc.spans", "spans", {"x": 2, "y": 1}),
+        ("tags", "tokens", {"NNP": 1, "RB": 1}),
+        ("pos", "tokens", {"PROPN": 1, "ADV": 1}),
+        ("lemmas", "tokens", {"Anna": 1, "sleep": 1}),
+        ("trees", "tokens", {"nsubj": 1, "ROOT": 1, "advmod": 1}),
+        ("sents", "sentences", {"S": 1}),
+        ("spans", "spans", {"x": 2, "y": 1}),
     ],
 )
-def test_attributes(attribute, unit, labels):
+def test_layers(name, unit, labels):
     docs = [make_parsed(vocab := Vocab()), Doc(vocab, words=["a", "b"])]
-    assert ATTRIBUTES[attribute].unit == unit
+    assert LAYERS[name].unit == unit
     expected = TaskCounts(sum(labels.values()), Counter(labels), 1)
-    assert count_docs(docs, {"task": attribute}).tasks == {"task": expected}
+    assert count_layers(docs, {"task": LAYERS[name]}).tasks == {"task": expected}
 
 
 def test_morphology_and_links():
     doc = Doc(Vocab(), words=["Anna", "sleeps"])
     doc[0].set_morph("Number=Sing")
     doc.set_ents([Span(doc, 0, 1, label="PERSON", kb_id="Q1")])
-    counts = count_docs([doc], {"morph": "token.morph", "link": "token.ent_kb_id"})
+    counts = count_layers([doc], {"morph": LAYERS["morphs"], "link": LAYERS["links"]})
     assert counts.tasks == {
         "morph": TaskCounts(1, Counter({"Number=Sing": 1}), 0),
         "link": TaskCounts(1, Counter({"Q1": 1}), 0),

@@ -1,4 +1,4 @@
-"""Several corpora as one stream: what is drawn, how often, and with which labels."""
+"""Several corpora as one stream: the sampled examples, their shares and their labels."""
 
 import random
 from collections import Counter
@@ -23,7 +23,7 @@ HEADS = ("tagger", "ner", "textcat")
 
 
 def numbered(name: str, size: int) -> Callable[[Language], list[Example]]:
-    """A reader of docs that say which corpus they come from and which they are of it."""
+    """RETURNS: A reader of docs whose text is the name of the corpus and a number."""
 
     def read(nlp: Language) -> list[Example]:
         docs = [Doc(nlp.vocab, words=[name, str(i)]) for i in range(size)]
@@ -33,7 +33,7 @@ def numbered(name: str, size: int) -> Callable[[Language], list[Example]]:
 
 
 def labelled(nlp: Language) -> Iterator[Example]:
-    """The labelled texts with all their labels, as a reader."""
+    """RETURNS: A reader of the labelled texts with all their labels."""
     for i in range(len(TEXTS)):
         gold = make_gold(nlp.vocab, i)
         yield Example(Doc(nlp.vocab, words=TEXTS[i].split()), gold)
@@ -44,7 +44,7 @@ CORPORA = {name: numbered(name, size) for name, size in SIZES.items()}
 
 @pytest.fixture
 def nlp() -> Language:
-    """A pipeline with a head for each of the tasks, not initialized."""
+    """RETURNS: A pipeline with one head per task, not initialized."""
     nlp = spacy.blank("en")
     for head in HEADS:
         nlp.add_pipe(f"mtl_{head}", name=head)
@@ -52,7 +52,7 @@ def nlp() -> Language:
 
 
 def draw(nlp: Language, n: int | None = None, **settings: Any) -> list[tuple[str, int]]:
-    """The corpus and the number of each drawn example."""
+    """RETURNS: The corpus and the number of each sampled example."""
     is_dynamic = settings.get("sampling") == "dynamic"
     is_stream = is_dynamic or settings.get("epochs") == 0
     nlp.config["training"]["max_epochs"] = -1 if is_stream else 0
@@ -64,7 +64,7 @@ def draw(nlp: Language, n: int | None = None, **settings: Any) -> list[tuple[str
 
 
 def read_one(nlp: Language, gold: Doc, *components: str) -> Doc:
-    """A gold doc as it comes out of a corpus with labels for some components."""
+    """RETURNS: A gold doc from a corpus with labels for some components."""
     reader = create_mixed_corpus_v1(
         corpora={"main": lambda nlp: [Example(gold.copy(), gold)]},
         tasks={"main": list(components)},
@@ -110,7 +110,7 @@ def assert_frequencies(drawn: list[tuple[str, int]], exponent: float) -> None:
 
 
 def test_annealed_goes_from_proportional_to_the_temperature(nlp: Language) -> None:
-    """Many streams, so that there are enough draws in each of the epochs."""
+    """Many streams give enough draws in each epoch."""
     epochs: list[list[tuple[str, int]]] = [[] for _ in range(5)]
     for seed in range(60):
         drawn = draw(
@@ -161,7 +161,7 @@ def test_dynamic_is_uniform_without_scores(nlp: Language) -> None:
 
 
 def test_dynamic_follows_the_scores(nlp: Language) -> None:
-    """At once, in proportion to what a task lacks to its target."""
+    """Sampling follows a new score at once, in proportion to the distance from the target."""
     nlp.config["training"]["max_epochs"] = -1
     reader = create_mixed_corpus_v1(
         corpora=CORPORA, sampling="dynamic", tasks=OWN, targets={"ner": 0.5}, epochs=0
@@ -183,14 +183,14 @@ def test_dynamic_follows_the_scores(nlp: Language) -> None:
 @pytest.mark.parametrize(
     ("tasks", "scores", "expected"),
     [
-        # the mean of what a corpus has labels for, by default for all
+        # the mean over the tasks of a corpus, by default over all tasks
         ([["tagger", "ner"], None], {"tagger": 0.8, "ner": 0.4, "textcat": 0.0}, [0.4, 0.6]),
         # a task without a score does not count
         ([["tagger", "ner"], ["ner"]], {"tagger": 0.75, "textcat": 0.5}, [0.25, 0.25]),
         ([["tagger"], ["ner"], ["textcat"]], {"tagger": 0.75, "textcat": 0.5}, [0.25, 0.375, 0.5]),
         ([[], ["ner"]], {"ner": 0.5}, [0.5, 0.5]),
         ([["tagger"], None], {}, [1.0, 1.0]),
-        # a score beyond the target
+        # a score above the target
         ([["ner"], ["tagger"]], {"ner": 1.5, "tagger": 0.9}, [0.01, 0.1]),
     ],
 )
@@ -200,7 +200,7 @@ def test_gaps(nlp: Language, tasks: Any, scores: dict[str, float], expected: lis
 
 
 def test_dynamic_before_there_are_scores(nlp: Language) -> None:
-    """spaCy would read all of it at once."""
+    """spaCy would read the whole corpus at once."""
     reader = create_mixed_corpus_v1(corpora=CORPORA, sampling="dynamic")
     with pytest.raises(ValueError, match=r"M084.*max_epochs = 0 "):
         next(iter(reader(nlp)))
@@ -208,10 +208,10 @@ def test_dynamic_before_there_are_scores(nlp: Language) -> None:
 
 @pytest.mark.parametrize("sampling", get_args(Sampling))
 def test_passes_that_would_all_draw_the_same(nlp: Language, sampling: Sampling) -> None:
-    """What they leave out would never be seen."""
+    """The other examples would never be used."""
     nlp.config["training"]["max_epochs"] = -1
     reader = create_mixed_corpus_v1(corpora=CORPORA, sampling=sampling, epochs=2)
-    if sampling == "proportional":  # leaves nothing out
+    if sampling == "proportional":  # uses all examples
         assert len(list(reader(nlp))) == 2 * sum(SIZES.values())
         return
     with pytest.raises(ValueError, match=rf"M086.*'{sampling}'.* epochs = 2"):
@@ -245,7 +245,7 @@ def test_corpora_that_are_not_named_keep_all(nlp: Language) -> None:
 
 
 @pytest.mark.parametrize("tasks", [(), ("tagger",), ("ner",), ("textcat",), ("ner", "textcat")])
-def test_what_is_not_of_the_tasks_is_missing(nlp: Language, tasks: tuple[str, ...]) -> None:
+def test_labels_of_other_tasks_are_missing(nlp: Language, tasks: tuple[str, ...]) -> None:
     for i in range(len(TEXTS)):
         doc = read_one(nlp, make_gold(nlp.vocab, i), *tasks)
         ents = [(ent.start, ent.end, ent.label_) for ent in doc.ents]
@@ -257,8 +257,8 @@ def test_what_is_not_of_the_tasks_is_missing(nlp: Language, tasks: tuple[str, ..
         assert doc.cats == (cats if "textcat" in tasks else {})
 
 
-def test_what_is_missing_stays_missing(nlp: Language) -> None:
-    """Some tokens without a tag, some that nobody looked at for entities, some categories."""
+def test_missing_labels_stay_missing(nlp: Language) -> None:
+    """Some tags, entities and categories are missing."""
     gold = Doc(nlp.vocab, words=list("abcdef"), tags=["X", "", "Y", "", "", "X"])
     gold.set_ents([Span(gold, 1, 3, "ORG")], missing=[gold[4:5]], default="outside")
     gold.cats = {"food": 1.0, "sport": 0.25}

@@ -9,6 +9,7 @@ from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 
+from spacy_mtl.annotations import find_layers
 from spacy_mtl.corpora.counts import count_docs
 from spacy_mtl.corpora.mixed import create_mixed_corpus_v1
 from spacy_mtl.corpora.scope import is_for, mark
@@ -59,7 +60,7 @@ def test_copies_keep_the_mark(nlp: Language) -> None:
 def test_counts_are_of_the_docs_for_a_task(nlp: Language) -> None:
     docs = [eg.reference for eg in [*read(nlp, "people"), *read(nlp, "places", "tagger")]]
     docs += [make_gold(nlp.vocab, 0)]
-    tasks = dict.fromkeys(("people", "places"), "doc.ents") | {"tagger": "token.tag"}
+    tasks = {name: find_layers(nlp, name)[0] for name in nlp.pipe_names}
     counts = count_docs(docs, tasks).tasks
     assert {task: (n.units, n.missing) for task, n in counts.items()} == {
         "people": (9, 4),

@@ -34,7 +34,7 @@ def words(doc: Doc) -> list[str]:
 
 
 def is_missing(doc: Doc) -> tuple[bool, bool, bool]:
-    """Whether tags, entities and categories are missing."""
+    """RETURNS: Whether tags, entities and categories are missing."""
     return not doc.has_annotation("TAG"), not doc.has_annotation("ENT_IOB"), not doc.cats
 
 
@@ -99,7 +99,7 @@ def test_csv_line_breaks_in_quotes(tmp_path):
     assert doc.text == "a\nb"
 
 
-def test_csv_of_nothing(tmp_path):
+def test_empty_csv(tmp_path):
     assert read(read_csv, tmp_path, "") == []
     assert read(read_csv, tmp_path, "text,label\n") == []
 
@@ -125,15 +125,15 @@ def test_jsonl_text(tmp_path):
     (doc,) = read_records(
         tmp_path,
         {
-            "text": "Anna isn't  in Rome",
-            "tags": ["NNP", "VBZ", "RB", None, "IN", "NNP"],
+            "text": "Anna left,  in Rome",
+            "tags": ["NNP", "VBD", ",", None, "IN", "NNP"],
             "entities": [[15, 19, "place"], [0, 4, "person"]],
             "cats": {"x": 0.25, "y": True},
         },
     )
-    assert doc.text == "Anna isn't  in Rome"
-    assert words(doc) == ["Anna", "is", "n't", " ", "in", "Rome"]
-    assert [token.tag_ for token in doc] == ["NNP", "VBZ", "RB", "", "IN", "NNP"]
+    assert doc.text == "Anna left,  in Rome"
+    assert words(doc) == ["Anna", "left", ",", " ", "in", "Rome"]
+    assert [token.tag_ for token in doc] == ["NNP", "VBD", ",", "", "IN", "NNP"]
     assert [token.ent_iob for token in doc] == [3, 2, 2, 2, 2, 3]
     assert [(e.text, e.label_) for e in doc.ents] == [("Anna", "person"), ("Rome", "place")]
     assert doc.cats == {"x": 0.25, "y": 1.0}
@@ -188,7 +188,7 @@ def test_jsonl_tolerates(tmp_path):
     assert (first.text, second.text) == ("a", "b")
 
 
-def test_jsonl_replaces_what_spacy_cannot_hold(tmp_path):
+def test_jsonl_replaces_characters_that_spacy_refuses(tmp_path):
     raw, tokens = read(
         read_jsonl,
         tmp_path,
@@ -254,7 +254,7 @@ def test_a_long_text(tmp_path, reader):
     assert len(doc) == 40_000 and doc.cats == {"x": 1.0}
 
 
-def test_bytes_that_are_not_utf8_are_told_of(tmp_path):
+def test_a_warning_of_bytes_that_are_not_utf8(tmp_path):
     path = tmp_path / "table"
     path.write_bytes("text,label\nfine,x\ncafé,x\nnaïve é,y\n".encode("latin1"))
     with pytest.warns(UserWarning, match=rf"W100.*{path}, line 3: ") as told:
@@ -320,7 +320,7 @@ def test_json_lines_keep_any_text(tmp_path, pairs):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(st.text("ab '.-\n", min_size=1), st.data())
 def test_character_offsets_round_trip(tmp_path, text, data):
-    """A span of tokens, written as characters, comes back as the same tokens."""
+    """A span of tokens written with character offsets is read as the same tokens."""
     doc = spacy.blank("en").make_doc(text)
     start = data.draw(st.integers(0, len(doc) - 1))
     span = doc[start : data.draw(st.integers(start + 1, len(doc)))]

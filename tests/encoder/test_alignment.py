@@ -1,6 +1,7 @@
-"""The setting `alignment`: what an encoder is trained with is what it predicts with."""
+"""The setting `alignment`: an encoder predicts with the setting of its training."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,25 @@ import spacy
 from conftest import TEXTS, build_encoder, make_examples, make_stock_nlp
 from spacy.language import Language
 
-from spacy_mtl.encoder.model import SharedTransformer, build_shared_transformer_v1
+from spacy_mtl.encoder.model.transformer import SharedTransformer, build_shared_transformer_v1
 from spacy_mtl.training.adamw import create_adamw_v1
 
 OLD = "spacy-transformers"
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An encoder whose tokenizer counts the space before a word as a part of it."""
+def roberta(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """RETURNS: An encoder whose wordpieces include the space before a word."""
     return str(build_encoder("roberta", tmp_path_factory.mktemp("roberta")))
 
 
+@pytest.fixture
+def make(make_nlp: Callable, roberta: str) -> Callable:
+    return partial(make_nlp, name=roberta)
+
+
 def get_encoders(nlp: Language) -> list[SharedTransformer]:
-    """RETURNS (List[SharedTransformer]): All encoders of a pipeline, those of heads too."""
+    """RETURNS (List[SharedTransformer]): All encoders of a pipeline, including those in heads."""
     models = [pipe.model for _, pipe in nlp.pipeline]
     return [
         node for model in models for node in model.walk() if isinstance(node, SharedTransformer)
@@ -49,7 +55,7 @@ def answers(nlp: Language) -> list[Any]:
 
 
 def save_as_before(nlp: Language, path: Path) -> Path:
-    """Save a pipeline as version 0.1.0 did, which had no such setting."""
+    """Save a pipeline in the format of version 0.1.0, without this setting."""
     for model in get_encoders(nlp):
         del model.attrs["alignment"]
     nlp.to_disk(path)
@@ -61,8 +67,8 @@ def save_as_before(nlp: Language, path: Path) -> Path:
     return path
 
 
-def test_a_new_encoder(make_nlp: Callable, tmp_path: Path) -> None:
-    nlp, old = make_nlp(), make_nlp(model={"alignment": OLD})
+def test_a_new_encoder(make: Callable, tmp_path: Path) -> None:
+    nlp, old = make(), make(model={"alignment": OLD})
     assert get_alignments(nlp) == {"characters"} and get_alignments(old) == {OLD}
     for i, each in enumerate((nlp, old)):
         train(each)
@@ -76,8 +82,8 @@ def test_a_new_encoder(make_nlp: Callable, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_pipeline_saved_before(make_nlp: Callable, tmp_path: Path, replaced: bool) -> None:
-    nlp = make_nlp(model={"alignment": OLD})
+def test_a_pipeline_saved_before(make: Callable, tmp_path: Path, replaced: bool) -> None:
+    nlp = make(model={"alignment": OLD})
     train(nlp)
     if replaced:
         nlp.replace_listeners("transformer", "ner", ["model.tok2vec"])
@@ -94,36 +100,36 @@ def test_a_pipeline_saved_before(make_nlp: Callable, tmp_path: Path, replaced: b
     assert answers(sourced) == expected
     sourced.to_disk(tmp_path / "sourced")
     assert answers(spacy.load(tmp_path / "sourced")) == expected
-    # A pipeline that is initialized already takes over what it loads.
+    # An initialized pipeline adopts the loaded setting.
     if not replaced:
-        other = make_nlp()
+        other = make()
         other.from_disk(tmp_path / "before")
         assert answers(other) == expected
-    # The same config trains a new encoder by the new rule.
+    # A new encoder from the same config uses the new rule.
     config = spacy.util.load_config(tmp_path / "before" / "config.cfg")
     fresh = spacy.blank("en").from_config(config)
     fresh.initialize(lambda: make_examples(fresh))
     assert get_alignments(fresh) == {"characters"}
 
 
-def test_the_config_has_the_last_word(make_nlp: Callable, tmp_path: Path) -> None:
-    nlp = make_nlp()
+def test_the_config_overrides_the_saved_setting(make: Callable, tmp_path: Path) -> None:
+    nlp = make()
     path = save_as_before(nlp, tmp_path)
     changed = {"components.transformer.model.alignment": "characters"}
     assert get_alignments(spacy.load(path, config=changed)) == {"characters"}
 
 
-def test_copies_keep_the_alignment(make_nlp: Callable) -> None:
+def test_copies_keep_the_alignment(make: Callable) -> None:
     for given in ("auto", OLD):
-        (model,) = get_encoders(make_nlp("tagger", model={"alignment": given}))
+        (model,) = get_encoders(make("tagger", model={"alignment": given}))
         assert model.copy().alignment == model.alignment
         assert model.copy().configured_alignment == given
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_pipelines_taken_over(encoder: str, tmp_path: Path, replaced: bool) -> None:
-    """Stock pipelines answer as before, whether or not they are trained on or replaced."""
-    stock = make_stock_nlp(encoder, "tagger", "textcat")
+def test_pipelines_taken_over(roberta: str, tmp_path: Path, replaced: bool) -> None:
+    """Stock pipelines predict as before, also after further training or replacing."""
+    stock = make_stock_nlp(roberta, "tagger", "textcat")
     stock.to_disk(tmp_path)
     file = tmp_path / "config.cfg"
     config = file.read_text(encoding="utf8").replace(

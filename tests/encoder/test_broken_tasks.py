@@ -10,7 +10,7 @@ import pytest
 from conftest import encoder_gradient, encoder_module, encoder_weights, make_examples
 from spacy.language import Language
 
-from spacy_mtl.encoder.pipe import STREAK
+from spacy_mtl.encoder.diagnostics import MAX_BROKEN
 from spacy_mtl.training.adamw import create_adamw_v1
 
 NAN, INF = float("nan"), float("inf")
@@ -36,21 +36,21 @@ def all_warnings() -> Iterator[None]:
 def break_head(nlp: Language, task: str, loss: float = 0.0, gradient: float = 0.0) -> None:
     """Add something to a head's loss, and to its gradient."""
     head = nlp.get_pipe(task)
-    get_mean_loss = type(head).get_mean_loss
+    compute_loss = type(head).loss
 
     def get_broken_loss(examples: Any, scores: Any) -> Any:
-        found, d_scores, n = get_mean_loss(head, examples, scores)
+        found, d_scores, n = compute_loss(head, examples, scores)
         if isinstance(d_scores, tuple):  # of tokens, and of what a CRF has besides
             d_scores = (d_scores[0] + numpy.float32(gradient), *d_scores[1:])
         else:
             d_scores = d_scores + numpy.float32(gradient)
         return found + loss, d_scores, n
 
-    head.get_mean_loss = get_broken_loss  # type: ignore[attr-defined]
+    head.loss = get_broken_loss  # type: ignore[attr-defined]
 
 
 def mend(nlp: Language, task: str) -> None:
-    del nlp.get_pipe(task).get_mean_loss  # type: ignore[attr-defined]
+    del nlp.get_pipe(task).loss  # type: ignore[attr-defined]
 
 
 def update(nlp: Language, *tasks: str) -> dict[str, float]:
@@ -131,9 +131,11 @@ def test_a_streak_stops_the_training(nlp: Language) -> None:
     break_head(nlp, "ner", loss=NAN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for _ in range(STREAK - 1):
+        for _ in range(MAX_BROKEN - 1):
             update(nlp)
-        with pytest.raises(ValueError, match=rf"M026.*'ner'.* {STREAK} times in a row: loss nan"):
+        with pytest.raises(
+            ValueError, match=rf"M026.*'ner'.* {MAX_BROKEN} times in a row: loss nan"
+        ):
             update(nlp)
 
 
@@ -142,13 +144,13 @@ def test_a_good_batch_ends_the_streak(nlp: Language) -> None:
         warnings.simplefilter("ignore")
         for _ in range(3):
             break_head(nlp, "ner", loss=NAN)
-            for _ in range(STREAK - 1):
+            for _ in range(MAX_BROKEN - 1):
                 update(nlp, "ner")
             update(nlp, "tagger")  # in which it is silent
             mend(nlp, "ner")
             update(nlp, "ner")
     means = nlp.get_pipe("transformer").diagnostics.take()
-    assert means["ner"]["skipped"] == 3 * (STREAK - 1) and means["ner"]["updates"] == 3
+    assert means["ner"]["skipped"] == 3 * (MAX_BROKEN - 1) and means["ner"]["updates"] == 3
 
 
 @pytest.mark.parametrize("name", ["MGDA", "UPGrad", "GradNorm", "DBMTL"])
@@ -159,7 +161,7 @@ def test_balancers_see_only_what_is_sound(make_nlp: Callable, name: str) -> None
     with pytest.warns(UserWarning, match="W002.*'ner'"):
         update(nlp)
     assert numpy.isfinite(encoder_gradient(nlp)).all() and encoder_gradient(nlp).any()
-    assert all(map(math.isfinite, find_numbers(nlp.get_pipe("transformer").balancer.to_dict())))
+    assert all(map(math.isfinite, find_numbers(nlp.get_pipe("transformer").balancer.state_dict())))
 
 
 def find_numbers(state: Any) -> list[float]:

@@ -1,4 +1,4 @@
-"""The cosines that the diagnostics keep."""
+"""The gradient cosines in the diagnostics."""
 
 import math
 
@@ -6,8 +6,8 @@ import numpy
 import pytest
 from conftest import make_examples
 
-from spacy_mtl.encoder.hub import TaskBatch
-from spacy_mtl.encoder.pipe import Diagnostics, get_cosines
+from spacy_mtl.encoder.diagnostics import Diagnostics, get_cosines
+from spacy_mtl.encoder.training_pass import PassResult, TaskBatch
 
 WEIGHTS = {"a": 1.0, "b": 1.0, "c": 1.0}
 
@@ -33,7 +33,7 @@ def test_scale_does_not_matter(scale):
 
 
 def test_same_and_opposite():
-    """Rounding leads to no more than 1."""
+    """Rounding never gives more than 1."""
     row = numpy.random.default_rng(0).normal(size=999)
     found = get_cosines(make_batch(a=row, b=3 * row, c=-0.1 * row))
     assert found == {k: pytest.approx(v) for k, v in {"a|b": 1, "a|c": -1, "b|c": -1}.items()}
@@ -45,11 +45,16 @@ def test_no_pairs(rows):
     assert get_cosines(make_batch(**rows)) == {}
 
 
-def test_means_over_batches_in_which_both_spoke():
+def make_result(batch, broken=()):
+    others = [name for name in batch.names if name not in broken]
+    return PassResult(batch.select(others), WEIGHTS, batch.select(broken))
+
+
+def test_means_over_batches_with_labels_for_both():
     diagnostics = Diagnostics()
-    diagnostics.add(make_batch(a=[1, 0], b=[1, 0], c=[0, 1]), WEIGHTS)
-    diagnostics.add(make_batch(b=[0, 1], a=[1, 0]), WEIGHTS)
-    diagnostics.add(make_batch(a=[1, 0]), WEIGHTS)
+    diagnostics.add(make_result(make_batch(a=[1, 0], b=[1, 0], c=[0, 1])))
+    diagnostics.add(make_result(make_batch(b=[0, 1], a=[1, 0])))
+    diagnostics.add(make_result(make_batch(a=[1, 0])))
     assert diagnostics.take_cosines() == {"a|b": 0.5, "a|c": 0.0, "b|c": 0.0}
     assert diagnostics.take_cosines() == {}
     assert diagnostics.take()["a"]["updates"] == 3
@@ -60,12 +65,13 @@ def test_broken_tasks_are_in_no_pair():
     diagnostics = Diagnostics()
     for broken in (math.nan, math.inf):
         batch = make_batch(a=[1, 0], b=[1, 1], c=[broken, 1])
-        diagnostics.add(diagnostics.skip_broken(batch), WEIGHTS)
+        assert batch.broken == ["c"]
+        diagnostics.add(make_result(batch, ["c"]))
     assert diagnostics.take_cosines() == {"a|b": pytest.approx(0.5**0.5)}
 
 
 def test_docs_that_differ_have_no_angle(make_nlp):
-    """Of two tasks that are labelled on different docs of a batch, the rows do not overlap."""
+    """The gradients of tasks labelled on different docs have no rows in common."""
     nlp = make_nlp("tagger", "ner")
     sgd = nlp.create_optimizer()
     examples = [*make_examples(nlp, "tagger")[:2], *make_examples(nlp, "ner")[2:]]

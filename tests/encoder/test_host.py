@@ -35,7 +35,7 @@ SETTINGS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def use(make_nlp: Callable[..., Language]) -> Callable[..., tuple[dict[str, float], bytes]]:
     """A function that makes, trains, saves, loads and uses a pipeline: all in a context, or each
     other step.
@@ -60,9 +60,13 @@ def use(make_nlp: Callable[..., Language]) -> Callable[..., tuple[dict[str, floa
     return run
 
 
+@pytest.fixture(scope="module")
+def expected(use: Callable) -> dict[str, float]:
+    return use(ExitStack, (False, False, False))
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_settings_change_nothing(setting: str, use: Callable) -> None:
-    expected = use(SETTINGS[setting], (False, False, False))
+def test_settings_change_nothing(setting: str, expected: dict[str, float], use: Callable) -> None:
     for inside in ((True, True, True), (True, False, True), (False, True, False)):
         found = use(SETTINGS[setting], inside)
         assert found == pytest.approx(expected, abs=1e-6)
@@ -87,9 +91,9 @@ def test_a_replaced_encoder_predicts(make_nlp: Callable[..., Language]) -> None:
     pipe = nlp.get_pipe("transformer")
     shim, docs = pipe.model.layers[0].shims[0], [nlp.make_doc(TEXT)]
     original, before = shim._model, pipe.predict(docs).data
-    for place, name in ((shim, "_model"), (shim._hfmodel, "transformer")):
+    for place, name in ((shim, "_model"), (shim.loaded, "transformer")):
         setattr(place, name, Faster(original))
-        assert pipe.model.transformer is shim._model is shim._hfmodel.transformer
+        assert pipe.model.transformer is shim._model is shim.loaded.transformer
         numpy.testing.assert_allclose(pipe.predict(docs).data, before + 1, atol=1e-5)
     for refused in (lambda: nlp.update(make_examples(nlp)), nlp.to_bytes):
         with pytest.raises(ValueError, match=r"M019.* by a Faster without parameters"):

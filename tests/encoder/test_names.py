@@ -1,4 +1,4 @@
-"""What the encoder keeps by the names of heads follows the heads."""
+"""The encoder's state per head follows renamed heads."""
 
 import json
 from collections.abc import Callable
@@ -18,14 +18,14 @@ LEARNED = {"@misc": "spacy-mtl.UncertaintyWeights.v1", "learn_rate": 0.5}
 def nlp(make_nlp: Callable[..., Language]) -> Language:
     nlp = make_nlp("tagger", "ner", balancer=LEARNED)
     nlp.update(make_examples(nlp), sgd=Adam(0.001))
-    get_state(nlp)  # a waiting pass is closed
+    get_state(nlp)  # this closes an open pass
     return nlp
 
 
 def get_state(nlp: Language) -> dict[str, float]:
     encoder: Any = nlp.get_pipe("transformer")
     encoder.flush()
-    return encoder.balancer.to_dict()["log_variances"]
+    return encoder.balancer.state_dict()["log_variances"]
 
 
 def read_saved(nlp: Language, folder: Path) -> dict[str, float]:
@@ -56,12 +56,12 @@ def test_heads_that_swap_names(nlp: Language, tmp_path: Path) -> None:
     assert read_saved(nlp, tmp_path) == {"tagger": before["ner"], "ner": before["tagger"]}
 
 
-def test_a_removed_head_leaves_nothing(nlp: Language, tmp_path: Path) -> None:
+def test_the_state_of_a_removed_head_is_deleted(nlp: Language, tmp_path: Path) -> None:
     nlp.remove_pipe("ner")
     assert set(read_saved(nlp, tmp_path)) == {"tagger"}
 
 
-def test_a_new_head_under_an_old_name_begins_anew(nlp: Language, tmp_path: Path) -> None:
+def test_a_new_head_with_an_old_name_has_new_state(nlp: Language, tmp_path: Path) -> None:
     nlp.remove_pipe("ner")
     nlp.add_pipe("mtl_ner", name="ner")
     assert "ner" not in read_saved(nlp, tmp_path)
@@ -85,7 +85,7 @@ def test_statistics_follow(nlp: Language) -> None:
 
 
 def test_before_initialize(make_nlp: Callable[..., Language]) -> None:
-    """Whatever is called, the error is spaCy's."""
+    """Every method raises spaCy's error."""
     nlp = make_nlp("tagger", "ner", initialize=False)
     for call in (
         lambda: nlp("a b"),

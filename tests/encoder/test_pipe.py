@@ -1,4 +1,4 @@
-"""The pipe in pipelines: stock heads, saving, freezing, batching, odd texts."""
+"""The encoder pipe in pipelines: stock heads, saving, freezing, batching, unusual texts."""
 
 import gc
 import pickle
@@ -30,11 +30,10 @@ from thinc.api import Config
 
 from spacy_mtl.balancing.static import StaticWeights
 from spacy_mtl.balancing.uncertainty import UncertaintyWeights
-from spacy_mtl.encoder import model as encoder_model
 from spacy_mtl.encoder import pipe as pipe_module
-from spacy_mtl.encoder.ahead import WORKERS
-from spacy_mtl.encoder.model import encode
+from spacy_mtl.encoder.model.forward import Encoding
 from spacy_mtl.encoder.pipe import SharedEncoder, buffer, is_large
+from spacy_mtl.encoder.runtime.cpu.threads import WORKERS
 from spacy_mtl.training.adamw import create_adamw_v1
 
 VOCAB = spacy.blank("en").vocab
@@ -146,7 +145,7 @@ def test_a_trained_stock_pipeline_moves_over_by_one_line(encoder: str, tmp_path:
     ours = spacy.load(tmp_path)
     assert isinstance(ours.get_pipe("transformer"), SharedEncoder)
     assert_same(stock, ours)
-    # It goes on with learned weights. Stock's losses are sums, which move them by no more.
+    # It continues with learned weights. Stock losses are sums, but steps are limited.
     train(ours, steps=5)
     ours.get_pipe("transformer").flush()
     balancer = ours.get_pipe("transformer").balancer
@@ -157,7 +156,7 @@ def test_a_trained_stock_pipeline_moves_over_by_one_line(encoder: str, tmp_path:
 
 
 def test_stock_model_with_weights_is_taken_over(encoder: str) -> None:
-    from spacy_mtl.encoder.model import SharedTransformer
+    from spacy_mtl.encoder.model.transformer import SharedTransformer
 
     stock = make_stock_nlp(encoder)
     model = stock.get_pipe("transformer").model
@@ -201,7 +200,7 @@ def test_features_stay_without_listeners_and_for_stock_ones(encoder: str) -> Non
 
 
 def test_matrices_are_freed(make_nlp: Callable) -> None:
-    from spacy_mtl.encoder.matrix import TokenMatrix
+    from spacy_mtl.encoder.token_matrix import TokenMatrix
 
     nlp = make_nlp()
     alive: list[Any] = []
@@ -221,7 +220,7 @@ def test_matrices_are_freed(make_nlp: Callable) -> None:
 
 @pytest.mark.parametrize("pipes", [("tagger",), ("tagger", "ner", "textcat"), ("textcat", "ner")])
 def test_a_stream_keeps_few_matrices_at_a_time(make_nlp: Callable, pipes: tuple[str, ...]) -> None:
-    """Even if all docs are kept, and whichever are empty: one, and those encoded ahead."""
+    """One matrix and those encoded ahead, even if all docs are kept or some are empty."""
     nlp = make_nlp(*pipes)
     encoder = nlp.get_pipe("transformer")
     set_annotations, matrices, before_next = encoder.set_annotations, [], []
@@ -231,7 +230,7 @@ def test_a_stream_keeps_few_matrices_at_a_time(make_nlp: Callable, pipes: tuple[
 
     def watched(docs: list[Doc], matrix: Any) -> None:
         before_next.append(count())
-        if len(matrix.data):  # nobody reads the rows of empty docs alone
+        if len(matrix.data):  # nobody reads rows of a batch of empty docs
             matrices.append(weakref.ref(matrix))
         set_annotations(docs, matrix)
 
@@ -249,22 +248,22 @@ def test_a_stream_keeps_few_matrices_at_a_time(make_nlp: Callable, pipes: tuple[
 def test_large_batches_are_encoded_in_threads(
     make_nlp: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the same answers; an error takes away its own docs only."""
+    """Predictions stay the same. An error removes only the docs of its own group."""
     nlp = make_nlp()
     train(nlp)
     encoder = nlp.get_pipe("transformer")
     expected = [answers(nlp(text)) for text in TEXTS]
-    threads = []
+    threads, _encode = [], Encoding._encode
 
     def failing(*args: Any) -> Any:
         threads.append(threading.current_thread())
         if len(threads) == 3:
             raise KeyError
-        return encode(*args)
+        return _encode(*args)
 
     lost: list[Doc] = []
     monkeypatch.setattr(pipe_module, "BUFFER", 4)  # one text
-    monkeypatch.setattr(encoder_model, "encode", failing)
+    monkeypatch.setattr(Encoding, "_encode", failing)
     encoder.set_error_handler(lambda name, proc, docs, error: lost.extend(docs))
     n_threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -273,7 +272,7 @@ def test_large_batches_are_encoded_in_threads(
     finally:
         torch.set_num_threads(n_threads)
     kept = TEXTS * 4
-    kept.remove(lost[0].text)  # the first of its kind, as it must be one of the first threads' docs
+    kept.remove(lost[0].text)  # the first doc with this text, which is in the first group
     assert len(lost) == 1 and [doc.text for doc in docs] == kept
     assert all(answers(doc) == expected[TEXTS.index(doc.text)] for doc in docs)
     assert len(threads) == WORKERS * 4 * len(TEXTS) and threading.main_thread() not in threads
@@ -333,8 +332,8 @@ def test_a_pipeline_can_be_copied_after_predictions(make_nlp: Callable) -> None:
     assert encoder_weights(copied) != encoder_weights(nlp)
 
 
-def test_a_pipeline_can_be_copied_in_the_midst_of_an_update(make_nlp: Callable) -> None:
-    """The encoder waits for the heads that have no labels in the batch."""
+def test_a_pipeline_can_be_copied_during_an_update(make_nlp: Callable) -> None:
+    """The encoder is waiting for heads without labels in the batch."""
     import pickle
     from copy import deepcopy
 
@@ -380,7 +379,7 @@ def test_same_answers_in_any_batch(make_nlp: Callable, batch_size: int) -> None:
 def test_two_processes(make_nlp: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # whose pool a forked process must not wait for
+    torch.set_num_threads(2)  # a forked process must not wait for this thread pool
     nlp = make_nlp()
     train(nlp)
     expected = [answers(nlp(text)) for text in TEXTS * 3]
@@ -451,7 +450,7 @@ def test_pipes_can_be_sourced(make_nlp: Callable) -> None:
 
 
 def test_heads_that_were_disabled_while_others_were_linked(make_nlp: Callable) -> None:
-    """spaCy links anew whenever a component is added, and only what is enabled."""
+    """spaCy links listeners again after each added component, but only enabled ones."""
     nlp, expected = make_nlp(), make_nlp()
     for each in (nlp, expected):
         train(each)
@@ -480,7 +479,7 @@ def test_sourcing_leaves_the_source_as_it_was(make_nlp: Callable) -> None:
 
 @pytest.mark.parametrize("name", ["merge_entities", "doc_cleaner", "token_splitter", "nameless"])
 def test_components_without_a_name(make_nlp: Callable, name: str, tmp_path: Path) -> None:
-    """Functions, and classes that do not say what they are called."""
+    """Component classes may lack a name, and components may be functions."""
 
     @Language.component("nameless")
     def nameless(doc: Doc) -> Doc:
@@ -500,7 +499,7 @@ def test_components_without_a_name(make_nlp: Callable, name: str, tmp_path: Path
 
 @pytest.mark.parametrize("merges", [True, False])
 def test_tokens_that_change_behind_the_encoder(make_nlp: Callable, merges: bool) -> None:
-    """Heads for tokens would read others' rows; a head for docs reads as many as there were."""
+    """Heads for tokens would read wrong rows. A head for docs reads the original number."""
     change_name = f"change_{merges}"
 
     @Language.component(change_name)
@@ -525,7 +524,7 @@ def test_tokens_that_change_behind_the_encoder(make_nlp: Callable, merges: bool)
     assert [doc.cats for doc in nlp.pipe(TEXTS)] == [doc.cats for doc in changed.pipe(TEXTS)]
 
 
-def test_each_encoder_stands_before_its_own_heads(encoder: str) -> None:
+def test_two_encoders_with_their_own_heads(encoder: str) -> None:
     def make(*names: str) -> Language:
         nlp = spacy.blank("en")
         for name in names:
@@ -613,7 +612,7 @@ def test_same_seed_same_weights(make_nlp: Callable, tmp_path: Path) -> None:
     assert runs[0][-1] != runs[2][-1]
 
 
-# Odd input
+# Unusual input
 
 ODD = [
     "",

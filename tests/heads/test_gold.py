@@ -8,29 +8,37 @@ import pytest
 import spacy
 from hypothesis import given
 from hypothesis import strategies as st
+from spacy.ml.models.tok2vec import build_hash_embed_cnn_tok2vec as build_hash_embed_cnn
 from spacy.strings import get_string_id
 from spacy.tokens import Doc
 from spacy.training import Example
 
+from spacy_mtl.annotations import has_same_tokens
+from spacy_mtl.annotations.spans import Entities
+from spacy_mtl.annotations.tokens import Tags
 from spacy_mtl.corpora.scope import mark
-from spacy_mtl.heads import gold
-from spacy_mtl.heads.gold import get_cats, get_entity_tags, get_tags, has_same_tokens
+from spacy_mtl.heads.ner.model import build_ner_head_v1
+from spacy_mtl.heads.ner.pipe import MultiTaskNER
+from spacy_mtl.heads.tagger import MultiTaskTagger, build_tagger_head_v1
+from spacy_mtl.heads.textcat.model import build_textcat_head_v1
+from spacy_mtl.heads.textcat.pipe import MultiTaskTextCategorizer
 
+TAGS, ENTITIES = Tags(), Entities()
 VOCAB = spacy.blank("en").vocab
 WORDS = st.sampled_from(["Ada", "in", "New", "York", " ", "\n", "\u200b", "a b", ""]).filter(bool)
-TAGS = st.sampled_from(["NN", "VB", "", "!NN"])
+TAG_NAMES = st.sampled_from(["NN", "VB", "", "!NN"])
 STATES = st.sampled_from(["B-PER", "I-PER", "U-LOC", "O", ""])
 
 
 def check(example: Example) -> None:
     tags = [tag or 0 for tag in example.get_aligned("TAG")]
-    assert get_tags(example, "a").tolist() == tags
-    assert get_entity_tags(example, "a") == example.get_aligned_ner()
+    assert TAGS.read_gold(example).tolist() == tags
+    assert ENTITIES.read_gold(example) == example.get_aligned_ner()
 
 
 @st.composite
 def docs(draw: Any) -> Doc:
-    tokens = draw(st.lists(st.tuples(WORDS, st.booleans(), TAGS, STATES), max_size=8))
+    tokens = draw(st.lists(st.tuples(WORDS, st.booleans(), TAG_NAMES, STATES), max_size=8))
     words, spaces, tags, states = zip(*tokens, strict=True) if tokens else ([], [], [], [])
     bio, before = [], ""
     for state in states:  # an entity begins before it goes on
@@ -60,7 +68,7 @@ def test_what_cannot_be_aligned() -> None:
     reference = Doc(VOCAB, words=["New", "York"], tags=["NN", "VB"], ents=["B-LOC", "I-LOC"])
     example = Example(Doc(VOCAB, words=["New York"]), reference)
     assert not has_same_tokens(example)
-    assert get_tags(example, "a").tolist() == [0]
+    assert TAGS.read_gold(example).tolist() == [0]
     check(example)
 
 
@@ -71,20 +79,37 @@ def test_nothing_is_aligned_without_need(monkeypatch: pytest.MonkeyPatch) -> Non
     class Aligned:
         predicted, reference = example.predicted, example.reference
 
-    assert get_tags(Aligned(), "a").tolist() == [get_string_id("NN"), 0]  # type: ignore[arg-type]
-    assert get_entity_tags(Aligned(), "a") == ["B-LOC", "L-LOC"]  # type: ignore[arg-type]
-    assert gold.get_tags(example, "a").dtype == numpy.uint64
+    assert TAGS.read_gold(Aligned()).tolist() == [get_string_id("NN"), 0]  # type: ignore[arg-type]
+    assert ENTITIES.read_gold(Aligned()) == ["B-LOC", "L-LOC"]  # type: ignore[arg-type]
+    assert TAGS.read_gold(example).dtype == numpy.uint64
 
 
 def test_labels_for_another_component_are_missing() -> None:
-    reference = Doc(VOCAB, words=["New", "York"], tags=["NN", "NN"], ents=["B-LOC", "I-LOC"])
-    reference.cats = {"travel": 1.0}
+    """Missing labels allow all outputs of a head."""
+    reference = Doc(VOCAB, words=["New", "York"], tags=["NN", "VB"], ents=["B-LOC", "I-LOC"])
+    reference.cats = {"travel": 1.0, "food": 0.0}
     mark(reference, ["b"])
-    for words in (["New", "York"], ["New York"]):
-        example = Example(Doc(VOCAB, words=words), reference)
-        assert get_tags(example, "a").tolist() == [0] * len(words)
-        assert get_entity_tags(example, "a") == [None] * len(words)
-        assert get_cats(example, "a") == {}
-    assert get_tags(example, "b").tolist() == example.get_aligned("TAG")
-    assert get_entity_tags(example, "b") == example.get_aligned_ner()
-    assert get_cats(example, "b") == {"travel": 1.0}
+    vectors = build_hash_embed_cnn(
+        width=4,
+        depth=1,
+        embed_size=8,
+        window_size=1,
+        maxout_pieces=1,
+        subword_features=False,
+        pretrained_vectors=None,
+    )
+    ner_model = build_ner_head_v1(vectors)
+    textcat_model = build_textcat_head_v1(vectors)
+    for name in "ab":
+        tagger = MultiTaskTagger(VOCAB, build_tagger_head_v1(vectors), name, neg_prefix="!")
+        ner = MultiTaskNER(VOCAB, ner_model, name)
+        textcat = MultiTaskTextCategorizer(VOCAB, textcat_model, name)
+        labels = {tagger: ["NN", "VB"], ner: ["LOC"], textcat: ["travel", "food"]}
+        for words in (["New", "York"], ["New York"]):
+            example = Example(Doc(VOCAB, words=words), reference)
+            for head, own in labels.items():
+                for label in own:
+                    head.add_label(label)
+                targets = head.get_targets([example])
+                is_aligned = len(words) == 2 or head is not tagger
+                assert targets.all() == (name == "a" or not is_aligned)

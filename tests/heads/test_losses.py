@@ -96,7 +96,7 @@ def test_cross_entropy_of_partial_labels():
 
 
 def test_smoothed_partial_label_moves_towards_even():
-    """Of all that is allowed, smoothing takes its share and gives each label the same."""
+    """Smoothing gives its share to all labels equally, and the rest to the allowed labels."""
     logits = numpy.array([[1.0, 2.0, -1.0, 0.0]])
     allowed = numpy.array([[True, True, False, False]])
     p = softmax(logits)[0]
@@ -111,7 +111,7 @@ def test_smoothed_partial_label_moves_towards_even():
 def test_unlabelled_rows_cost_nothing():
     logits = make_logits()
     allowed = one_hot([1, -1, 3, 0, -1, 2], 4, numpy)
-    allowed[3] = False  # all ruled out says as little as none
+    allowed[3] = False  # a row without allowed labels is unlabelled
     loss, gradient, n = cross_entropy(logits, allowed, label_smoothing=0.1)
     rows = [0, 2, 5]
     alone = cross_entropy(logits[rows], allowed[rows], label_smoothing=0.1)

@@ -15,8 +15,8 @@ from thinc.api import Adam
 
 from spacy_mtl.corpora.mixed import create_mixed_corpus_v1
 from spacy_mtl.corpora.scope import mark
-from spacy_mtl.heads.head import ANSWERS
-from spacy_mtl.report.scores import evaluate
+from spacy_mtl.heads.siblings import ANSWERS, ScoredHead
+from spacy_mtl.report.evaluation import evaluate
 from spacy_mtl.training.calibration import calibrate
 from spacy_mtl.training.checkpoints import create_task_checkpoints_v1
 from spacy_mtl.training.logger import create_progress_logger_v1
@@ -178,6 +178,20 @@ def test_a_head_alone_keeps_no_answers(make_nlp: Callable[..., Language], kind: 
     assert f"{kind}_{KEYS[kind]}" not in nlp.evaluate(make_examples(nlp))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_of_any_head(make_pair: Callable[..., Language], kind: str) -> None:
+    """A head that defines no answers of its own has those of its layer."""
+    nlp = make_pair(kind)
+    train(nlp, make_examples(nlp), 8)
+    head: Any = nlp.get_pipe("a")
+    doc = nlp("Maria Keller flew to Lisbon on Friday .")
+    nlp.get_pipe("transformer").set_annotations([doc], nlp.get_pipe("transformer").predict([doc]))  # type: ignore[attr-defined]
+    (prediction,) = head.predict([doc])
+    expected = head.get_answer(doc, prediction)
+    found = ScoredHead.get_answer(head, doc, prediction)
+    assert found == ([answer[:3] for answer in expected] if kind == "ner" else expected)
+
+
 def test_answers_of_two_taggers(make_pair: Callable[..., Language]) -> None:
     nlp = make_pair("tagger")
     train(nlp, make_examples(nlp))
@@ -284,7 +298,7 @@ def test_the_report_reads_own_answers(
         answers = found.tasks[name].docs
         labels = set(nlp.get_pipe(name).labels)  # type: ignore[attr-defined]
         assert any(answers[own]) and sum(map(bool, answers)) == sum(map(bool, answers[own]))
-        assert {label for answer in answers if answer for *_, label in answer.found} <= labels
+        assert {item.label for answer in answers if answer for item in answer.predicted} <= labels
 
 
 def test_calibration_and_thresholds_read_own_docs(make_pair: Callable[..., Language]) -> None:

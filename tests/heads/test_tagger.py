@@ -1,4 +1,4 @@
-"""The tagger, and behind it what holds for all heads."""
+"""The tagger, and properties of all heads."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,7 +22,7 @@ TASKS = {"textcat_multilabel": "textcat"}
 
 
 def make_example(nlp: Language, tags: Iterable[str], words: Iterable[str] | None = None) -> Example:
-    """The tokens t0, t1, ..., unless others are given, with these tags, "" where there is none."""
+    """RETURNS: A doc of t0, t1, ... or of the given words, with these tags. "" is a missing tag."""
     tags = list(tags)
     gold = Doc(nlp.vocab, words=[f"t{i}" for i in range(len(tags))], tags=tags)
     return Example(Doc(nlp.vocab, words=list(words or [t.text for t in gold])), gold)
@@ -33,8 +33,8 @@ def make_scores(n_tokens: int, n_labels: int = len(LABELS)) -> numpy.ndarray:
 
 
 def get_targets(nlp: Language, example: Example) -> list[list[str] | None]:
-    """RETURNS (List[Optional[List[str]]]): The labels that the gradient of each token asks for,
-    None where it asks for nothing.
+    """RETURNS (List[Optional[List[str]]]): The labels that the gradient of each token favours,
+    None for a zero gradient.
     """
     tagger: Any = nlp.get_pipe("tagger")
     labels = numpy.array(tagger.labels)
@@ -82,7 +82,7 @@ def test_unknown_and_missing_tags_ask_for_nothing(nlp):
 
 
 def test_tokens_that_do_not_align(nlp):
-    """A split token gives its tag to all parts; a joined one has it if its parts agree."""
+    """All parts of a split token get its tag. A joined token gets a tag if its parts agree."""
     split = make_example(nlp, ["NN", "VBD"], ["t", "0", "t1"])
     assert get_targets(nlp, split) == [["NN"], ["NN"], ["VBD"]]
     joined = make_example(nlp, ["NN", "VBD", "NN", "NN"], ["t0t1", "t2t3"])
@@ -91,7 +91,7 @@ def test_tokens_that_do_not_align(nlp):
 
 @pytest.mark.parametrize("prefix", ["!", "not-"])
 def test_negative_tags(make_nlp, prefix):
-    """They say what a token is not, also where they have become labels themselves."""
+    """Such a tag rules out a label, even if it has become a label itself."""
     nlp = make_nlp("tagger", initialize=False, config={"tagger": {"neg_prefix": prefix}})
     examples = [make_example(nlp, ["NN", "!", f"{prefix}NN", f"{prefix}!", "VBD"])]
     nlp.initialize(lambda: examples)
@@ -142,7 +142,7 @@ def test_labels_from_initialize(make_nlp):
 
 
 def make_head_examples(nlp: Language, head: str) -> list[Example]:
-    """The labelled texts with the labels of one head only."""
+    """RETURNS: The labelled texts with the labels of one head only."""
     return make_examples(nlp, TASKS.get(head, head))
 
 
@@ -152,7 +152,7 @@ def make_unlabelled(nlp: Language) -> list[Example]:
 
 
 def update(nlp: Language, examples: list[Example], sgd: Optimizer) -> dict[str, float]:
-    """One step of spaCy's training loop."""
+    """Make one step of spaCy's training loop."""
     losses = nlp.update(examples, sgd=False, losses={})  # type: ignore[arg-type]
     pipes: Any = nlp.pipeline
     for _, pipe in pipes:
@@ -174,7 +174,7 @@ def get_weights(nlp: Language, head: str) -> numpy.ndarray:
 
 
 def make_stock_encoder(kind: str, encoder: str, *heads: str) -> Language:
-    """Our heads behind one of spaCy's own encoders, with spaCy's listener."""
+    """Our heads with an encoder and listener of spaCy."""
     fix_random_seed(0)
     nlp = spacy.blank("en")
     listener: dict[str, Any] = {"@architectures": "spacy-transformers.TransformerListener.v1"}
@@ -200,7 +200,7 @@ def get_encoder_bytes(nlp: Language) -> bytes:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_unlabelled_docs_add_nothing(make_nlp, head):
-    """Neither to the loss nor to what is learnt, by the head and by the encoder."""
+    """Such a doc changes neither the loss nor the gradients of head and encoder."""
     runs = []
     for beside in (lambda nlp: [], make_unlabelled):
         nlp = make_nlp(head)
@@ -217,7 +217,7 @@ def test_unlabelled_docs_add_nothing(make_nlp, head):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_silent_head_stays_as_it_is(make_nlp, head):
-    """Byte for byte, whatever momentum it has; its loss is reported as 0."""
+    """Its weights stay byte-equal despite momentum, and its loss is reported as 0."""
     other = "ner" if head == "tagger" else "tagger"
     nlp = make_nlp(other, head)
     sgd = Adam(0.01)
@@ -249,7 +249,7 @@ def test_writes_only_its_own(make_nlp, head, undo):
     assert doc.to_bytes(exclude=["user_data"]) != before
     undo(doc)
     assert doc.to_bytes(exclude=["user_data"]) == before
-    assert not doc.user_data  # the rows are read
+    assert not doc.user_data  # the rows have been read
 
 
 @pytest.mark.parametrize("kind", ["transformer", "tok2vec"])
@@ -273,7 +273,7 @@ def test_learns_behind_stock_encoders(encoder, kind):
 
 @pytest.mark.parametrize("kind", ["transformer", "tok2vec"])
 def test_silent_head_loses_no_gradient_behind_stock_encoders(encoder, kind):
-    """There the last listener runs the encoder's backward, so it must answer all the same."""
+    """With spaCy's encoder the last listener runs the backward, so it must always be called."""
     nlp = make_stock_encoder(kind, encoder, "tagger", "ner")
     sgd = Adam(0.01)
     update(nlp, make_examples(nlp), sgd)

@@ -65,9 +65,9 @@ def get_probabilities(docs: list[Doc]) -> list[float]:
 def get_batch(nlp, head, examples):
     """The examples with the scores that predictions are made of."""
     kept = []
-    head.watch = lambda docs, scores: kept.append(scores)
+    head.prediction_callback = lambda docs, scores: kept.append(scores)
     assert [eg.predicted for eg in examples] == list(nlp.pipe([eg.predicted for eg in examples]))
-    head.watch = None
+    head.prediction_callback = None
     (scores,) = kept
     return examples, scores
 
@@ -155,11 +155,11 @@ def test_likelihood(make_head, kind):
     nlp, head = make_head(kind)
     examples, scores = get_batch(nlp, head, make_examples(nlp))
     nll = head.make_nll(examples, scores)
-    loss, _, n = head.get_mean_loss(examples, scores)
+    loss, _, n = head.loss(examples, scores)
     assert nll(1.0)[::2] == (pytest.approx(loss, rel=1e-5), n)
     if kind != "crf":
         head.cfg["label_smoothing"] = 0.3
-        assert head.get_mean_loss(examples, scores)[0] != loss
+        assert head.loss(examples, scores)[0] != loss
         assert head.make_nll(examples, scores)(1.0)[0] == pytest.approx(loss, rel=1e-5)
     for t in (0.7, 3.0):
         step = 1e-2 / t

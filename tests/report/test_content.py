@@ -1,17 +1,23 @@
+from dataclasses import asdict
+
 import numpy
 import pytest
 
+from spacy_mtl.annotations import Comparison, Item
 from spacy_mtl.report.content import (
+    Side,
     compare,
     compare_task,
     list_calibration,
     list_confusions,
     list_errors,
     list_labels,
-    make_content,
+    make_report,
 )
+from spacy_mtl.report.evaluation import Evaluation, TaskAnswers
+from spacy_mtl.report.records import Confusion, LabelScore, Mark, TaskCalibration
 from spacy_mtl.report.runs import Run
-from spacy_mtl.report.scores import Answer, Evaluation, TaskAnswers
+from spacy_mtl.training.calibration import Bin
 
 LABELS = ["a", "b"]
 
@@ -26,9 +32,9 @@ def make_run(*tasks: str) -> Run:
 
 def make_answers(*tags: str, gold: str = "aab", measure: str = "tag_acc") -> TaskAnswers:
     """Docs of three tokens, of which the first has no gold labels."""
-    right = {(i, i + 1, tag) for i, tag in enumerate(gold)}
-    docs = [Answer(right, {(i, i + 1, tag) for i, tag in enumerate(doc)}) for doc in tags]
-    return TaskAnswers(measure, LABELS, [None, *docs])
+    right, *found = ({Item(i, i + 1, t) for i, t in enumerate(doc)} for doc in (gold, *tags))
+    docs = [Comparison(right, doc) for doc in found]
+    return TaskAnswers(measure, measure == "cats_macro_f", [*LABELS], [None, *docs])
 
 
 def make_evaluation(**tasks: TaskAnswers) -> Evaluation:
@@ -40,7 +46,8 @@ def test_compare_task():
     """Alone 2 of 6 tags are right, and with the second seed 4; together 6 and 4."""
     alone = [make_answers("bba", "aaa"), make_answers("aaa", "aaa")]
     together = [make_answers("aab", "aab"), make_answers("aba", "aab")]
-    assert compare_task(alone, together) == {
+    assert asdict(compare_task("t", Side("s", alone), Side("m", together))) == {
+        **{"task": "t", "single": "s", "multi": "m", "differences": []},
         "measure": "tag_acc",
         "single_mean": pytest.approx((2 / 6 + 4 / 6) / 2),
         "single_sd": pytest.approx((2 * (1 / 6) ** 2) ** 0.5),
@@ -57,17 +64,17 @@ def test_compare_categories():
     """The mean of the labels' F: 1/2 and 0 alone, 1 together."""
     alone = make_answers("aba", measure="cats_macro_f")
     together = make_answers("aab", measure="cats_macro_f")
-    record = compare_task([alone], [together])
-    assert (record["single_mean"], record["multi_mean"]) == (0.25, 1.0)
-    assert (record["single_sd"], record["multi_sd"], record["p"]) == (None, None, 1.0)
+    record = compare_task("t", Side("s", [alone]), Side("m", [together]))
+    assert (record.single_mean, record.multi_mean) == (0.25, 1.0)
+    assert (record.single_sd, record.multi_sd, record.p) == (None, None, 1.0)
 
 
 def test_as_many_seeds_as_both_have():
     alone = [make_answers("aab")]
     together = [make_answers("aaa"), make_answers("bbb"), make_answers("bbb")]
-    record = compare_task(alone, together)
-    assert (record["seeds"], record["multi_sd"]) == (1, None)
-    assert record["difference"] == pytest.approx(-1 / 3)
+    record = compare_task("t", Side("s", alone), Side("m", together))
+    assert (record.seeds, record.multi_sd) == (1, None)
+    assert record.difference == pytest.approx(-1 / 3)
 
 
 def test_transfer():
@@ -79,21 +86,21 @@ def test_transfer():
     }
     runs = {name: [make_run("tagger", "ner")] for name in found}
     records = compare({"tagger": "tagger"}, found, runs)
-    assert [(r["task"], r["single"], r["multi"]) for r in records] == [
+    assert [(r.task, r.single, r.multi) for r in records] == [
         ("tagger", "tagger", "both"),
         ("tagger", "tagger", "others"),
     ]
-    assert [r["difference"] for r in records] == [pytest.approx(1 / 3), 0.0]
-    assert [(r["p"], r["differences"]) for r in records] == [(1.0, []), (1.0, [])]
+    assert [r.difference for r in records] == [pytest.approx(1 / 3), 0.0]
+    assert [(r.p, r.differences) for r in records] == [(1.0, []), (1.0, [])]
     runs["both"][0].steps = 30
-    assert [(r["p"], r["differences"]) for r in compare({"tagger": "tagger"}, found, runs)] == [
+    assert [(r.p, r.differences) for r in compare({"tagger": "tagger"}, found, runs)] == [
         (None, ["updates"]),
         (1.0, []),
     ]
 
 
 def test_task_without_labels_is_not_compared():
-    empty = TaskAnswers("tag_acc", [], [None, None])
+    empty = TaskAnswers("tag_acc", False, [], [None, None])
     found = {"a": [make_evaluation(tagger=empty)], "b": [make_evaluation(tagger=empty, ner=empty)]}
     assert compare({"tagger": "a"}, found, {}) == []
 
@@ -102,25 +109,20 @@ def test_labels():
     """Means over two seeds: of a, 2 and 2 of 2 are right; of b, 1 and 0 of 1."""
     runs = [make_evaluation(tagger=make_answers(tags)) for tags in ("aab", "aac")]
     runs[1].tasks["tagger"].labels.append("c")
-    b, c = {"p": 1.0, "r": 0.5, "f": pytest.approx(2 / 3), "support": 1.0}, None
     assert list_labels({"x": runs}) == [
-        {"task": "tagger", "setting": "x", "label": "a"}
-        | {"p": 1.0, "r": 1.0, "f": 1.0, "support": 2.0},
-        {"task": "tagger", "setting": "x", "label": "b", **b},
-        {"task": "tagger", "setting": "x", "label": "c"}
-        | {"p": 0.0, "r": c, "f": 0.0, "support": 0.0},
+        LabelScore("tagger", "x", "a", p=1.0, r=1.0, f=1.0, support=2.0),
+        LabelScore("tagger", "x", "b", p=1.0, r=0.5, f=pytest.approx(2 / 3), support=1.0),
+        LabelScore("tagger", "x", "c", p=0.0, r=None, f=0.0, support=0.0),
     ]
 
 
 def test_confusions():
     runs = [make_evaluation(tagger=make_answers(tags)) for tags in ("aaa", "aaa", "baa")]
-    records = list_confusions({"x": runs})
-    assert [(r["gold"], r["predicted"], r["count"]) for r in records] == [
-        ("a", "a", 5),
-        ("b", "a", 3),
-        ("a", "b", 1),
+    assert list_confusions({"x": runs}) == [
+        Confusion("tagger", "x", "a", "a", 5),
+        Confusion("tagger", "x", "b", "a", 3),
+        Confusion("tagger", "x", "a", "b", 1),
     ]
-    assert {(r["task"], r["setting"]) for r in records} == {("tagger", "x")}
 
 
 def test_errors_of_the_first_run_that_has_the_task():
@@ -129,13 +131,12 @@ def test_errors_of_the_first_run_that_has_the_task():
         "y": [make_evaluation(a=make_answers("bbb"), b=make_answers("aaa", "abb"))],
     }
     records = list_errors(found)
-    assert [(r["task"], r["setting"], r["doc"]) for r in records] == [
+    assert [(r.task, r.setting, r.doc) for r in records] == [
         ("a", "x", 1),
         ("b", "y", 1),
         ("b", "y", 2),
     ]
-    assert records[0]["gold"] == [{"start": 8, "end": 13, "label": "b"}]
-    assert records[0]["predicted"] == [{"start": 8, "end": 13, "label": "a"}]
+    assert (records[0].gold, records[0].predicted) == ([Mark(8, 13, "b")], [Mark(8, 13, "a")])
 
 
 def test_calibration():
@@ -146,14 +147,16 @@ def test_calibration():
     stock = make_answers("aab")
     found = {"x": [Evaluation({}, {"t": a, "stock": stock}, []) for a in answers]}
     assert list_calibration(found) == [
-        {
-            **{"task": "t", "setting": "x", "ece_mean": 0.25, "ece_sd": 0.0},
-            **{"confidence": 0.75, "accuracy": 0.75, "predictions": 4},
-            "bins": [
-                {"count": 2, "confidence": 0.5, "accuracy": 0.5},
-                {"count": 2, "confidence": 1.0, "accuracy": 1.0},
-            ],
-        }
+        TaskCalibration(
+            task="t",
+            setting="x",
+            ece_mean=0.25,
+            ece_sd=0.0,
+            confidence=0.75,
+            accuracy=0.75,
+            predictions=4,
+            bins=[Bin(2, 0.5, 0.5), Bin(2, 1.0, 1.0)],
+        )
     ]
     for a in answers:
         a.confidences = numpy.zeros(0, "f"), numpy.zeros(0, bool)
@@ -162,8 +165,7 @@ def test_calibration():
 
 def test_files_of_scores():
     scores = {"tag_acc": 0.5, "ents_f": None, "cats_score_desc": "macro F", "token_acc": 1.0}
-    content = make_content([Run("a", scores, "a.json")])
-    assert content == {
+    assert asdict(make_report([Run("a", scores, "a.json")])) == {
         "runs": [
             {
                 "name": "a",
@@ -184,4 +186,4 @@ def test_files_of_scores():
 
 def test_nothing_to_run_over_the_data(tmp_path):
     with pytest.raises(ValueError, match=r"M233.*dev.spacy"):
-        make_content([Run("a", {"tag_acc": 0.5}, "a.json")], tmp_path / "dev.spacy")
+        make_report([Run("a", {"tag_acc": 0.5}, "a.json")], tmp_path / "dev.spacy")

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from spacy_mtl.report.differences import find_data, find_differences, identify
+from spacy_mtl.report.records import Transfer
 from spacy_mtl.report.runs import Run, has_lost_patience
-from spacy_mtl.report.table import make_difference_table, make_transfer_table
+from spacy_mtl.report.tables import make_difference_table, make_transfer_table
 
 
 def make_run(*tasks: str, steps: int = 200, encoder: str = "minilm", **training: Any) -> Run:
@@ -28,7 +29,7 @@ def make_run(*tasks: str, steps: int = 200, encoder: str = "minilm", **training:
 
 def find_keys(task: str | None = None, **settings: Run) -> list[str]:
     runs = {name: [run] for name, run in settings.items()}
-    return [record["key"] for record in find_differences(runs, task)]
+    return [record.key for record in find_differences(runs, task)]
 
 
 def test_tasks_and_balancers_are_meant_to_differ() -> None:
@@ -43,7 +44,7 @@ def test_settings_that_differ() -> None:
     multi.setup["components"]["transformer"]["model"]["name"] = "large"
     multi.setup["components"]["ner"]["crf"] = True
     records = find_differences({"single": [single], "multi": [multi]})
-    assert {r["key"]: list(r["values"].values()) for r in records} == {
+    assert {r.key: list(r.values.values()) for r in records} == {
         "updates": ["200", "30"],
         "train data": ["train", "other"],
         "components.transformer.model.name": ['"minilm"', '"large"'],
@@ -57,7 +58,7 @@ def test_settings_that_differ() -> None:
 def test_a_seed_that_was_stopped_early() -> None:
     runs = {"a": [make_run("ner")], "b": [make_run("ner", "tagger"), make_run("ner", "tagger")]}
     runs["b"][1].steps = 30
-    assert [r["values"] for r in find_differences(runs)] == [{"a": "200", "b": "200, 30"}]
+    assert [r.values for r in find_differences(runs)] == [{"a": "200", "b": "200, 30"}]
 
 
 @pytest.mark.parametrize("patience, expected", [(0, False), (100, True), (150, False)])
@@ -93,7 +94,9 @@ def test_same_content_at_another_path(tmp_path: Path) -> None:
 
 
 def test_no_claim_without_a_p_value() -> None:
-    record = {"task": "ner", "multi": "m", "measure": "ents_f", "p": None, "difference": 0.8394}
-    record |= {"single_mean": 0.01, "single_sd": None, "multi_mean": 0.8494, "multi_sd": None}
-    (row,) = make_transfer_table([record | {"seeds": 1, "docs": 9}]).rows
+    means = {"single_mean": 0.01, "single_sd": None, "multi_mean": 0.8494, "multi_sd": None}
+    record = Transfer(
+        "ner", "s", "m", "ents_f", **means, difference=0.8394, p=None, seeds=1, docs=9
+    )
+    (row,) = make_transfer_table([record]).rows
     assert list(row)[2:4] == ["+83.94", "-"]

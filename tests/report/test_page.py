@@ -1,11 +1,25 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
 
-from spacy_mtl.report.page import CAPTIONS, COLUMNS, MANY, make_page, pick_labels, show_cosine
-from spacy_mtl.report.table import make_tables, to_markdown
+from spacy_mtl.report.figures import CAPTIONS, COLUMNS, pick_labels, show_cosine
+from spacy_mtl.report.markdown import to_markdown
+from spacy_mtl.report.page import MAX_ROWS, make_page, split_marks
+from spacy_mtl.report.records import (
+    Confusion,
+    Excerpt,
+    LabelScore,
+    Mark,
+    Report,
+    RunSummary,
+    TaskCalibration,
+    Transfer,
+)
+from spacy_mtl.report.tables import make_claims, make_tables
+from spacy_mtl.training.calibration import Bin
 
 
 class Reader(HTMLParser):
@@ -41,69 +55,70 @@ class Reader(HTMLParser):
         return [attrs for tag, attrs in self.elements if tag == name]
 
 
-def make_run(name: str, setting: str, *tasks: str, seed: int = 0, n: int = 3) -> dict:
+def make_run(name: str, setting: str, *tasks: str, seed: int = 0, n: int = 3) -> RunSummary:
     steps = range(0, 10 * n, 10)
     curve = [(step, 1 / (1 + step)) for step in steps]
     pairs = [f"{a}|{b}" for a, b in pairwise(tasks)]
-    return {
-        "name": name,
-        "setting": setting,
-        "tasks": list(tasks),
-        "seed": seed,
-        "source": "dev.spacy",
-        "scores": {"tag_acc": 0.5 + seed / 10},
-        "steps": steps[-1],
-        "curves": {
+    return RunSummary(
+        name,
+        setting,
+        list(tasks),
+        seed,
+        source="dev.spacy",
+        scores={"tag_acc": 0.5 + seed / 10},
+        steps=steps[-1],
+        curves={
             **{kind: dict.fromkeys(tasks, curve) for kind in ("loss", "weight", "grad_norm")},
             "score": {"tag_acc": curve},
             "cosine": {pair: [(step, -0.25) for step in steps[1:]] for pair in pairs},
         },
-    }
+    )
 
 
-def make_report(**changes) -> dict:
-    spans = [{"start": 0, "end": 3, "label": "<b>&"}]
-    content = {
-        "runs": [
+LABEL = "<b>&"
+SCORE = LabelScore("tagger", "m", LABEL, p=0.75, r=None, f=0.5, support=4.0)
+
+
+def make_report(**changes) -> Report:
+    report = Report(
+        runs=[
             make_run("m-0", "m", "tagger", "ner"),
             make_run("m-1", "m", "tagger", "ner", seed=1),
             make_run("t-0", "t", "tagger"),
         ],
-        "data": "dev.spacy",
-        "differences": [],
-        "transfer": [
-            {"task": "tagger", "single": "t", "multi": "m", "measure": "tag_acc", "p": 0.0004}
-            | {"single_mean": 0.5, "single_sd": None, "multi_mean": 0.6, "multi_sd": 0.012}
-            | {"difference": 0.1, "seeds": 1, "docs": 9}
+        data="dev.spacy",
+        transfer=[
+            Transfer(
+                *("tagger", "t", "m", "tag_acc"),
+                **{"single_mean": 0.5, "single_sd": None, "multi_mean": 0.6, "multi_sd": 0.012},
+                **{"difference": 0.1, "p": 0.0004, "seeds": 1, "docs": 9},
+            )
         ],
-        "labels": [
-            {"task": "tagger", "setting": "m", "label": "<b>&", "support": 4.0}
-            | {"p": 0.75, "r": None, "f": 0.5}
+        labels=[SCORE],
+        calibration=[
+            TaskCalibration(
+                *("tagger", "m"),
+                **{"ece_mean": 0.123, "ece_sd": 0.01, "confidence": 0.875, "accuracy": 0.75},
+                predictions=4,
+                bins=[Bin(1, 0.5, 0.0), Bin(3, 1.0, 1.0)],
+            )
         ],
-        "calibration": [
-            {"task": "tagger", "setting": "m", "ece_mean": 0.123, "ece_sd": 0.01}
-            | {"confidence": 0.875, "accuracy": 0.75, "predictions": 4}
-            | {
-                "bins": [
-                    {"count": 1, "confidence": 0.5, "accuracy": 0.0},
-                    {"count": 3, "confidence": 1.0, "accuracy": 1.0},
-                ]
-            }
+        confusions=[
+            Confusion("tagger", "m", gold, predicted, n)
+            for gold, predicted, n in ((LABEL, LABEL, 7), (LABEL, "|", 3), ("(none)", "|", 2))
         ],
-        "confusions": [
-            {"task": "tagger", "setting": "m", "gold": a, "predicted": b, "count": n}
-            for a, b, n in (("<b>&", "<b>&", 7), ("<b>&", "|", 3), ("(none)", "|", 2))
-        ],
-        "errors": [
-            {"task": "tagger", "setting": "m", "doc": 0, "text": "a<b & c | d"}
-            | {"gold": spans, "predicted": []}
-        ],
-    }
-    return {**content, **changes}
+        errors=[Excerpt("tagger", "m", 0, "a<b & c | d", [Mark(0, 3, LABEL)], [])],
+    )
+    return replace(report, **changes)
 
 
-def test_well_formed_and_all_there():
-    page = Reader(make_page(make_report()))
+@pytest.fixture(scope="module")
+def html() -> str:
+    return make_page(make_report())
+
+
+def test_well_formed_and_all_there(html):
+    page = Reader(html)
     assert [attrs["id"] for attrs in page.find("section")] == [
         *("Transfer", "Scores", "Training", "Balance", "Labels", "Calibration", "Confusions"),
         "Errors",
@@ -120,8 +135,7 @@ def test_well_formed_and_all_there():
     assert len(page.find("figure")) == len(page.find("figcaption")) == 5
 
 
-def test_nothing_from_elsewhere():
-    html = make_page(make_report())
+def test_nothing_from_elsewhere(html):
     page = Reader(html)
     for name, attrs in page.elements:
         for key in ("src", "href", "xlink:href", "data", "action"):
@@ -137,27 +151,24 @@ def test_nothing_from_elsewhere():
     }
 
 
-def test_ids():
+def test_ids(html):
     """None is there twice, and whatever is referred to is there."""
-    html = make_page(make_report())
     ids = [attrs["id"] for _, attrs in Reader(html).elements if "id" in attrs]
     assert len(ids) == len(set(ids)) > 20
     assert set(re.findall(r"(?:href=\"|url\()#([^\")]*)", html)) <= set(ids)
 
 
-def test_what_the_data_holds_is_text():
-    html = make_page(make_report())
+def test_what_the_data_holds_is_text(html):
     page = Reader(html)
     assert "<b>&" in page.texts
-    assert "<b>" not in html.replace("<b>tag", "")
-    assert page.find("mark")
+    assert "<b>" not in html
+    assert [attrs["class"] for attrs in page.find("mark")] == ["gold"]
     assert "a<b & c | d" in page.texts
 
 
 def test_labels_of_any_kind():
     labels = ["$a$", "日本", "_", "$", "x" * 50]
-    record = make_report()["confusions"][0]
-    pairs = [{**record, "gold": a, "predicted": b} for a in labels for b in labels]
+    pairs = [Confusion("tagger", "m", a, b, 7) for a in labels for b in labels]
     runs = [make_run("m", "m", *labels)]
     html = make_page(make_report(confusions=pairs, runs=runs))
     texts = Reader(html).texts
@@ -165,20 +176,19 @@ def test_labels_of_any_kind():
     assert "x" * 11 + "…" in texts
 
 
-def test_colours_go_with_the_page():
-    html = make_page(make_report())
+def test_colours_go_with_the_page(html):
     assert "currentColor" in html and "var(--line-0)" in html
     assert "#010203" not in html and "#0072b2" not in html.split("</style>")[1]
     assert "prefers-color-scheme: dark" in html
     assert Reader(html).find("meta")[1]["name"] == "viewport"
 
 
-def test_the_same_content_has_the_same_page():
-    assert make_page(make_report()) == make_page(make_report())
+def test_the_same_content_has_the_same_page(html):
+    assert make_page(make_report()) == html
 
 
-def test_numbers_are_those_of_the_content():
-    texts = Reader(make_page(make_report())).texts
+def test_numbers_are_those_of_the_content(html):
+    texts = Reader(html).texts
     markdown = to_markdown(make_tables(make_report()))
     for cell in ("+10.00", "< 0.001", "50.00", "60.00 ± 1.20", "75.0", "4", "-0.250"):
         assert cell in texts
@@ -187,21 +197,17 @@ def test_numbers_are_those_of_the_content():
 
 
 def test_long_tables_are_folded():
-    record = make_report()["labels"][0]
-    labels = [{**record, "label": f"L{i}"} for i in range(MANY)]
+    labels = [replace(SCORE, label=f"L{i}") for i in range(MAX_ROWS)]
     folded = [
-        len(Reader(make_page(make_report(labels=some))).find("details"))
-        for some in (labels, [*labels, record])
+        len(Reader(make_page(Report([], labels=some))).find("details"))
+        for some in (labels, [*labels, SCORE])
     ]
     assert folded == [0, 1]
 
 
 def test_scores_only():
-    lists = ("differences", "transfer", "labels", "calibration", "confusions", "errors")
-    empty = {**{name: [] for name in lists}, "data": None}
-    run = {"name": "a", "setting": None, "tasks": [], "seed": None, "source": "a.json"}
-    run |= {"scores": {"tag_acc": 0.5}, "steps": None, "curves": {}}
-    page = Reader(make_page({"runs": [run], **empty}))
+    run = RunSummary("a", None, [], None, "a.json", {"tag_acc": 0.5}, steps=None, curves={})
+    page = Reader(make_page(Report([run])))
     assert [attrs["id"] for attrs in page.find("section")] == ["Scores"]
     assert page.find("figure") == []
     assert "1 run" in page.texts
@@ -218,7 +224,7 @@ def test_settings_with_other_tasks():
 
 def test_no_gradient():
     run = make_run("m", "m", "tagger", "ner")
-    run["curves"]["grad_norm"] = {"tagger": [(0, 0.0), (10, 0.0)]}
+    run.curves["grad_norm"] = {"tagger": [(0, 0.0), (10, 0.0)]}
     page = Reader(make_page(make_report(runs=[run])))
     assert "gradient norms (m)" in [attrs["aria-label"] for attrs in page.find("svg")]
 
@@ -232,7 +238,7 @@ def test_long_trainings_have_few_columns():
 def test_most_confused_labels():
     pairs = [(f"L{i}", f"L{i}", 99) for i in range(20)]
     pairs += [(f"L{i}", f"L{i + 1}", i) for i in range(0, 20, 2)]
-    records = [{"gold": a, "predicted": b, "count": n} for a, b, n in pairs]
+    records = [Confusion("t", "m", a, b, n) for a, b, n in pairs]
     assert pick_labels(records) == sorted(f"L{i}" for i in range(10, 20))
 
 
@@ -242,3 +248,20 @@ def test_most_confused_labels():
 )
 def test_cosine(value, text):
     assert show_cosine(value) == text
+
+
+def test_claims_come_first(html):
+    """Before the first table, on the page and in Markdown."""
+    report = make_report()
+    (claim,) = make_claims(report)
+    markdown = to_markdown(make_tables(report), [claim])
+    assert claim.startswith("Training together improves tagger: +10.00 points")
+    assert claim.replace("<", "\\<") in markdown.split("## ")[0]
+    assert claim in Reader(html.split("<nav>")[0] + "</body></html>").texts
+
+
+def test_marks_of_a_text():
+    marks = [Mark(2, 4, "x"), Mark(4, 5, "y")]
+    parts = [(part.text, part.label) for part in split_marks("ab cd e", marks)]
+    assert parts == [("ab", None), (" c", "x"), ("d", "y"), (" e", None)]
+    assert [part.text for part in split_marks("all", [Mark(0, 3, "x")])] == ["all"]

@@ -11,6 +11,7 @@ from spacy_mtl.report.runs import (
     group_runs,
     read_best,
     read_log,
+    read_metrics,
     read_run,
 )
 
@@ -297,3 +298,37 @@ def test_different_dev_data():
     other = make_run("c", corpora={"dev": {"path": "other.spacy"}})
     with pytest.raises(ValueError, match=r"M236.*'a' and 'c'"):
         check_same_dev([*runs, other])
+
+
+METRICS = {"token_acc": 1.0, "tag_acc": 0.91234, "ents_f": None, "speed": 1234.6}
+
+
+def test_read_metrics(tmp_path):
+    srsly.write_json(tmp_path / "a.json", METRICS)
+    assert read_metrics(tmp_path / "a.json") == METRICS
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "part"),
+    [
+        (None, "M201", "a.json"),
+        ("", "M202", "a.json"),
+        ('{"tag_acc": 0.5', "M202", "a.json"),
+        ("\udcff", "M202", "utf-8"),
+        ("[1, 2]", "M202", "tag_acc"),
+        ("{}", "M202", "tag_acc"),
+        ('{"speed": 100.0, "tagger": {"tag_acc": 0.5}}', "M202", "--per-component"),
+    ],
+)
+def test_bad_metrics(tmp_path, text, code, part):
+    path = tmp_path / "a.json"
+    if text is not None:
+        path.write_text(text, encoding="utf8", errors="surrogateescape")
+    with pytest.raises(ValueError, match=code) as error:
+        read_metrics(path)
+    assert part in str(error.value)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match="M201"):
+        read_metrics(tmp_path)

@@ -1,44 +1,42 @@
+"""Counts of right and wrong labels, and the scores that they add up to."""
+
+from collections.abc import Sequence
+
 import numpy
 import pytest
 import spacy
-from conftest import CATS, STOCK_MODELS, TAGS, make_examples, make_gold
+from conftest import CATS, TAGS, make_gold
 from spacy.scorer import Scorer, get_ner_prf
-from spacy.tokens import Doc, DocBin, Span
+from spacy.tokens import Doc, Span
 from spacy.training import Example
 
-from spacy_mtl.heads.textcat import score_textcat
+from spacy_mtl.annotations import Comparison, Item, get_layers
+from spacy_mtl.heads.textcat.scorer import score_textcat
+from spacy_mtl.report.records import LabelScore, TaskRow
 from spacy_mtl.report.scores import (
-    MACRO,
     NOTHING,
-    Answer,
     count_confusions,
     count_labels,
-    evaluate,
-    find_errors,
     get_f,
     get_labels,
-    mark,
-    read_categories,
-    read_entities,
-    read_tags,
-    score_labels,
 )
+from spacy_mtl.types import Ints2d
 
-GOLD = Answer({(0, 2, "PER"), (4, 5, "LOC"), (6, 7, "ORG")}, {(0, 2, "PER"), (4, 5, "ORG")})
-OTHER = Answer({(0, 1, "PER")}, {(0, 1, "PER"), (1, 2, "PER"), (2, 3, "LOC")})
+
+def compare(gold: set[tuple[int, int, str]], predicted: set[tuple[int, int, str]]) -> Comparison:
+    """The items of a doc."""
+    return Comparison({Item(*item) for item in gold}, {Item(*item) for item in predicted})
+
+
+GOLD = compare({(0, 2, "PER"), (4, 5, "LOC"), (6, 7, "ORG")}, {(0, 2, "PER"), (4, 5, "ORG")})
+OTHER = compare({(0, 1, "PER")}, {(0, 1, "PER"), (1, 2, "PER"), (2, 3, "LOC")})
 DOCS = [GOLD, None, OTHER]
-STOCK_TAGGER = {"model": STOCK_MODELS["tagger"]}
+ROW = TaskRow("ner", "x")
 
 
 @pytest.fixture(scope="module")
 def nlp():
-    """What only has the labels and the kinds of the heads."""
-    nlp = spacy.blank("en")
-    for name in ("textcat", "textcat_multilabel"):
-        pipe = nlp.add_pipe(name)
-        for label in CATS:
-            pipe.add_label(label)
-    return nlp
+    return spacy.blank("en")
 
 
 def make_noisy(nlp, seed: int, missing: float = 0.0) -> Example:
@@ -74,16 +72,26 @@ def split(word: str, is_split: bool) -> list[str]:
     return [f"~{word[:1]}", word[1:]] if is_split and len(word) > 1 else [word]
 
 
-def get_counts(read, examples, pipe=None) -> numpy.ndarray:
-    answers = [read(example, pipe) for example in examples]
-    return count_labels(answers, sorted(get_labels(answers))).sum(axis=0)
+def read(
+    layer: str,
+    examples: Sequence[Example],
+    labels: Sequence[str] = CATS,
+    threshold: float | None = None,
+) -> list[Comparison | None]:
+    """The gold and predicted items of examples."""
+    return [get_layers()[layer].compare(eg, labels, threshold) for eg in examples]
+
+
+def add_up(docs: Sequence[Comparison | None]) -> Ints2d:
+    """The counts of each label."""
+    return count_labels(docs, sorted(get_labels(docs))).sum(axis=0)
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
 def test_tags_are_counted_as_spacy_does(nlp, missing):
     examples = [make_noisy(nlp, seed, missing) for seed in range(20)]
     assert any(len(eg.predicted) != len(eg.reference) for eg in examples)
-    total = get_counts(read_tags, examples).sum(axis=0, keepdims=True)
+    total = add_up(read("tags", examples)).sum(axis=0, keepdims=True)
     expected = Scorer.score_token_attr(examples, "tag")["tag_acc"]
     assert 0 < expected < 1
     assert get_f(total) == pytest.approx(expected)
@@ -92,14 +100,17 @@ def test_tags_are_counted_as_spacy_does(nlp, missing):
 @pytest.mark.parametrize("missing", [0.0, 0.4])
 def test_entities_are_counted_as_spacy_does(nlp, missing):
     examples = [make_noisy(nlp, seed, missing) for seed in range(20)]
-    answers = [read_entities(example, None) for example in examples]
-    labels = sorted(get_labels(answers))
-    counts = count_labels(answers, labels).sum(axis=0)
+    docs = read("ents", examples)
+    labels, counts = sorted(get_labels(docs)), add_up(docs)
     expected = get_ner_prf(examples)
     assert get_f(counts.sum(axis=0, keepdims=True)) == pytest.approx(expected["ents_f"])
     for label, count in zip(labels, counts, strict=True):
-        found, per_type = score_labels(count), expected["ents_per_type"][label]
-        assert {key: found[key] or 0.0 for key in "prf"} == pytest.approx(per_type)
+        found, per_type = (
+            LabelScore.from_counts(ROW, label, count),
+            expected["ents_per_type"][label],
+        )
+        scores = {"p": found.p or 0.0, "r": found.r or 0.0, "f": found.f or 0.0}
+        assert scores == pytest.approx(per_type)
     assert sum(expected["ents_per_type"][label]["f"] > 0 for label in labels) > 1
 
 
@@ -107,7 +118,7 @@ def test_exclusive_categories_are_counted_as_spacy_does(nlp):
     examples = [make_noisy(nlp, seed) for seed in range(40)]
     examples[3].reference.cats = {}
     examples[4].reference.cats = dict.fromkeys(CATS, 0.0)
-    answers = [read_categories(example, nlp.get_pipe("textcat")) for example in examples]
+    answers = read("cats", examples)
     assert answers[3] is answers[4] is None
     counts = count_labels(answers, sorted(CATS)).sum(axis=0)
     expected = score_textcat(examples, labels=CATS)
@@ -120,8 +131,7 @@ def test_other_categories_are_counted_as_spacy_does(nlp):
     examples[3].reference.cats = {}
     del examples[4].reference.cats["food"]
     examples[5].reference.cats = dict.fromkeys(CATS, 0.0)
-    pipe = nlp.get_pipe("textcat_multilabel")
-    answers = [read_categories(example, pipe) for example in examples]
+    answers = read("cats", examples, threshold=0.5)
     assert answers[3] is None
     assert "food" not in get_labels(answers[4:5])
     assert answers[5].gold == set()
@@ -132,15 +142,13 @@ def test_other_categories_are_counted_as_spacy_does(nlp):
 
 def test_docs_without_labels(nlp):
     doc = Doc(nlp.vocab, words=["so", "what"])
-    for read in (read_tags, read_entities):
-        assert read(Example(doc.copy(), doc), None) is None
-    for name in nlp.pipe_names:
-        assert read_categories(Example(doc.copy(), doc), nlp.get_pipe(name)) is None
+    for layer in ("tags", "ents", "cats"):
+        assert read(layer, [Example(doc.copy(), doc)]) == [None]
 
 
 def test_no_entities_are_labels_too(nlp):
     doc = Doc(nlp.vocab, words=["so", "what"], ents=["O", "O"])
-    assert read_entities(Example(doc.copy(), doc), None) == Answer(set(), set())
+    assert read("ents", [Example(doc.copy(), doc)]) == [compare(set(), set())]
 
 
 def test_counts():
@@ -155,11 +163,17 @@ def test_counts():
     assert get_f(counts.sum(axis=(0, 1))[None]) == pytest.approx(4 / 9)
 
 
-def test_label_scores():
-    assert score_labels([3, 1, 2]) == {"p": 0.75, "r": 0.6, "f": 6 / 9, "support": 5}
-    assert score_labels([0, 2, 0]) == {"p": 0.0, "r": None, "f": 0.0, "support": 0}
-    assert score_labels([0, 0, 2]) == {"p": None, "r": 0.0, "f": 0.0, "support": 2}
-    assert score_labels([0, 0, 0]) == {"p": None, "r": None, "f": None, "support": 0}
+@pytest.mark.parametrize(
+    ("counts", "p", "r", "f", "support"),
+    [
+        ([3, 1, 2], 0.75, 0.6, 6 / 9, 5),
+        ([0, 2, 0], 0.0, None, 0.0, 0),
+        ([0, 0, 2], None, 0.0, 0.0, 2),
+        ([0, 0, 0], None, None, None, 0),
+    ],
+)
+def test_label_scores(counts, p, r, f, support):
+    assert LabelScore.from_counts(ROW, "a", counts) == LabelScore("ner", "x", "a", p, r, f, support)
 
 
 def test_confusions():
@@ -174,114 +188,10 @@ def test_confusions():
 
 def test_confusions_of_several_categories():
     answers = [
-        Answer({(0, 3, "a"), (0, 3, "b"), (0, 3, "c")}, {(0, 3, "b"), (0, 3, "d")}),
-        Answer({(0, 3, "a")}, {(0, 3, "a"), (0, 3, "b")}),
+        compare({(0, 3, "a"), (0, 3, "b"), (0, 3, "c")}, {(0, 3, "b"), (0, 3, "d")}),
+        compare({(0, 3, "a")}, {(0, 3, "a"), (0, 3, "b")}),
     ]
     assert count_confusions(answers) == {
         **{("b", "b"): 1, ("a", "a"): 1},
         **{("a", "d"): 1, ("c", "d"): 1, (NOTHING, "b"): 1},
     }
-
-
-def test_errors():
-    words = [["Ann ", "Lee ", "flew ", "to ", "Rome ", "with ", "Ajax", "."]] * 3
-    first, second = find_errors(DOCS, words)
-    assert first == {
-        "doc": 0,
-        "text": "Ann Lee flew to Rome with Ajax.",
-        "gold": [
-            {"start": 16, "end": 20, "label": "LOC"},
-            {"start": 26, "end": 30, "label": "ORG"},
-        ],
-        "predicted": [{"start": 16, "end": 20, "label": "ORG"}],
-    }
-    assert second["doc"] == 2
-    assert second["gold"] == []
-    assert [span["label"] for span in second["predicted"]] == ["PER", "LOC"]
-    assert find_errors(DOCS, words, n=1) == [first]
-    assert find_errors([Answer({(0, 1, "a")}, {(0, 1, "a")}), None], words) == []
-
-
-def test_errors_of_all_kinds():
-    """The first of each gold category, before the second of any."""
-    docs = [Answer({(0, 1, gold)}, {(0, 1, "x")}) for gold in "aabbc"]
-    docs.append(Answer({(0, 1, "a"), (0, 1, "b")}, {(0, 1, "x")}))
-    errors = find_errors(docs, [["word"]] * 6)
-    assert [error["doc"] for error in errors] == [5, 0, 2, 4, 1]
-
-
-def test_errors_of_a_long_doc():
-    words = [[f"{i}\n" for i in range(100)]]
-    answer = Answer({(50, 51, "a"), (0, 1, "b")}, {(0, 1, "b"), (95, 96, "a")})
-    (error,) = find_errors([answer], words)
-    assert error["text"] == "".join(f"{i} " for i in range(40, 80))
-    assert error["gold"] == [{"start": 30, "end": 32, "label": "a"}]
-    assert error["predicted"] == []
-
-
-def test_mark():
-    """A category spans more than the excerpt; labels of the same span come together."""
-    window = ["ab ", "c"]
-    assert mark(window, {(0, 9, "y"), (0, 9, "x")}, 4) == [{"start": 0, "end": 4, "label": "x, y"}]
-    assert mark(window, {(4, 5, "x"), (6, 7, "y"), (0, 4, "z")}, 4) == [
-        {"start": 0, "end": 2, "label": "x"}
-    ]
-    assert mark([], {(0, 0, "x")}, 0) == []
-
-
-def test_evaluate(make_nlp, tmp_path):
-    nlp = make_nlp()
-    golds = [eg.reference for eg in make_examples(nlp)]
-    golds.append(Doc(nlp.vocab, words=["no", "labels"]))
-    DocBin(docs=[*golds, Doc(nlp.vocab)]).to_disk(tmp_path / "dev.spacy")  # spaCy skips it
-    nlp.to_disk(tmp_path / "model")
-    found = evaluate(tmp_path / "model", tmp_path / "dev.spacy", ["tagger", "ner", "textcat"])
-    reference = nlp.evaluate([Example(nlp.make_doc(gold.text), gold) for gold in golds])
-    for key in ("tag_acc", "ents_f", "cats_score"):
-        assert found.scores[key] == pytest.approx(reference[key])
-    assert [(t.measure, len(t.docs)) for t in found.tasks.values()] == [
-        ("tag_acc", 5),
-        ("ents_f", 5),
-        (MACRO, 5),
-    ]
-    for task in found.tasks.values():
-        assert [answer is None for answer in task.docs] == [False] * 4 + [True]
-    assert found.tasks["textcat"].labels == sorted(CATS)
-    assert ["".join(words).rstrip() for words in found.docs] == [
-        gold.text.rstrip() for gold in golds
-    ]
-    counts = count_labels(found.tasks["textcat"].docs, sorted(CATS)).sum(axis=0)
-    assert get_f(counts) == pytest.approx(reference["cats_score"])
-    confidences, is_right = found.tasks["tagger"].confidences
-    assert len(confidences) == sum(map(len, golds[:4]))
-    assert is_right.mean() == pytest.approx(reference["tag_acc"])
-    assert len(found.tasks["textcat"].confidences[0]) == 4
-
-
-def test_confidence_is_that_of_the_docs(make_nlp, tmp_path):
-    """With the temperature; stock heads have none."""
-    nlp = make_nlp("textcat", "tagger=tagger", config={"tagger": STOCK_TAGGER})
-    output = nlp.get_pipe("textcat").model.get_ref("output_layer")
-    output.set_param("b", output.ops.asarray1f([3.0, 2.0, 1.0, 0.0]))
-    nlp.get_pipe("textcat").set_temperature(2.0)
-    examples = make_examples(nlp)
-    DocBin(docs=[eg.reference for eg in examples]).to_disk(tmp_path / "dev.spacy")
-    nlp.to_disk(tmp_path / "model")
-    found = evaluate(tmp_path / "model", tmp_path / "dev.spacy", ["textcat", "tagger"])
-    docs = list(nlp.pipe([eg.predicted for eg in examples]))
-    confidences, _ = found.tasks["textcat"].confidences
-    assert confidences == pytest.approx([max(doc.cats.values()) for doc in docs])
-    assert found.tasks["tagger"].confidences is None
-
-
-def test_what_cannot_be_read(make_nlp, tmp_path):
-    nlp = make_nlp("tagger")
-    nlp.to_disk(tmp_path / "model")
-    with pytest.raises(ValueError, match="M205"):
-        evaluate(tmp_path / "model", tmp_path / "none.spacy", ["tagger"])
-    (tmp_path / "bad.spacy").write_bytes(b"x")
-    with pytest.raises(ValueError, match="M205"):
-        evaluate(tmp_path / "model", tmp_path / "bad.spacy", ["tagger"])
-    (tmp_path / "model" / "config.cfg").unlink()
-    with pytest.raises(ValueError, match="M204"):
-        evaluate(tmp_path / "model", tmp_path / "bad.spacy", ["tagger"])

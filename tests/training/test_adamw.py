@@ -1,4 +1,4 @@
-"""The encoder's step is torch's AdamW, the heads' is thinc's Adam; what is frozen stays."""
+"""AdamW updates the encoder as torch does, the heads as thinc does, and no frozen weights."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -42,7 +42,7 @@ def set_gradients(module: torch.nn.Module, seed: int, scale: float = 1.0) -> Non
 
 
 def make_reference(module: torch.nn.Module, **settings: Any) -> torch.optim.AdamW:
-    """torch's AdamW, which decays matrices only."""
+    """torch's AdamW with decay of matrices only."""
     matrices = [p for p in module.parameters() if p.ndim > 1]
     others = [p for p in module.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -118,7 +118,7 @@ def test_frozen_parameters_do_not_count_for_the_norm() -> None:
 
 
 def test_without_a_gradient_nothing_moves() -> None:
-    """Neither by decay nor by the momentum of earlier steps."""
+    """Neither decay nor momentum moves a parameter without a gradient."""
     module = make_module()
     sgd = create_adamw_v1(encoder_learn_rate=0.1, weight_decay=0.1)
     set_gradients(module, 0)
@@ -233,7 +233,7 @@ def test_heads_are_updated_by_thincs_adam() -> None:
 
 
 def test_decay_of_heads_is_decoupled() -> None:
-    """It takes its share of the weights whatever the gradient, and only of matrices."""
+    """Decay is a share of the weights, independent of the gradient, and of matrices only."""
     sgd = create_adamw_v1(0.5, weight_decay=0.1)
     for shape, factor in (((2, 3), 0.95), ((3,), 1.0)):
         weights, _ = sgd(shape, numpy.ones(shape, "f"), numpy.zeros(shape, "f"))
@@ -362,7 +362,7 @@ def test_a_frozen_encoder_is_byte_equal(make_nlp: Callable) -> None:
 
 
 def test_silent_heads_are_byte_equal(make_nlp: Callable) -> None:
-    """Not even their momentum moves them, nor the encoder's if all are silent."""
+    """Momentum moves no head without labels, and not the encoder if no head has labels."""
     nlp = make_nlp(*HEADS)
     sgd = create_adamw_v1()
     update(nlp, sgd, 2)

@@ -20,12 +20,13 @@ from thinc.api import Adam
 from typer.testing import CliRunner
 
 import spacy_mtl.cli  # noqa: F401
+from spacy_mtl.encoder.training_pass import Balancer
 from spacy_mtl.training import affinity as module
 from spacy_mtl.training.adamw import create_adamw_v1
 from spacy_mtl.training.affinity import (
-    Lookahead,
-    find_tasks,
+    find_shared_tasks,
     get_means,
+    looking_ahead,
     measure_affinity,
     propose_groups,
 )
@@ -59,15 +60,14 @@ def get_gradient(nlp: Language, task: str) -> list[Any]:
 
 
 def look(nlp: Language, optimizer: Any, *tasks: str, drop: float = 0.0) -> Any:
-    """Look ahead in an update, up to the encoder's backward."""
-    encoder, heads = find_tasks(nlp)
+    """Measure the affinities in an update, up to the encoder's backward."""
+    encoder, heads = find_shared_tasks(nlp)
     examples = make_examples(nlp, *tasks)
     encoder.flush()
-    lookahead: Any = Lookahead(encoder, heads, optimizer)
-    encoder.balancer, lookahead.is_on, lookahead.examples = lookahead, True, examples
-    nlp.update(examples, sgd=False, drop=drop)  # type: ignore[arg-type]
-    encoder.flush()
-    encoder.balancer = lookahead.balancer
+    with looking_ahead(encoder, heads, optimizer) as lookahead:
+        lookahead.is_on, lookahead.examples = True, examples
+        nlp.update(examples, sgd=False, drop=drop)  # type: ignore[arg-type]
+        encoder.flush()
     return lookahead.found[-1]
 
 
@@ -98,7 +98,7 @@ def test_against_a_step_by_hand(
 
 
 def get_weights(nlp: Language) -> list[bytes]:
-    """Of the encoder and of the heads."""
+    """The weights of the encoder and of the heads."""
     heads = [
         node.get_param(name).tobytes()
         for pipe in nlp.pipe_names[1:]
@@ -110,7 +110,7 @@ def get_weights(nlp: Language) -> list[bytes]:
 
 
 def test_nothing_is_changed(make_nlp: Callable[..., Language], dropout_encoder: str) -> None:
-    """Weights, random numbers, and the update itself are the same with a look and without."""
+    """Weights, random numbers and the update are the same with a measurement and without."""
     results = []
     for is_on in (True, False):
         nlp = make_nlp(name=dropout_encoder)
@@ -160,7 +160,19 @@ def test_tasks_without_labels_are_left_out(make_nlp: Callable[..., Language]) ->
     }
 
 
-# In a training
+def test_the_balancer_does_its_work_meanwhile(make_nlp: Callable[..., Language]) -> None:
+    encoder, heads = find_shared_tasks(make_nlp())
+    balancer, state = encoder.balancer, encoder.balancer.state_dict()
+    with looking_ahead(encoder, heads, Adam(RATE)) as lookahead:
+        assert isinstance(lookahead, Balancer) and encoder.balancer is lookahead
+        lookahead.step()
+        assert lookahead.state_dict() == balancer.state_dict() != state
+        lookahead.load_state_dict(state)
+        assert balancer.state_dict() == state
+    assert encoder.balancer is balancer
+
+
+# In a training run
 
 
 def make_config(encoder: str, folder: Path, **training: Any) -> dict[str, Any]:
@@ -180,7 +192,7 @@ def make_config(encoder: str, folder: Path, **training: Any) -> dict[str, Any]:
 
 
 def test_training_goes_as_it_would(encoder: str, tmp_path: Path) -> None:
-    """With the config's balancer and optimizer, and the same weights in the end."""
+    """Measuring trains with the config's balancer and optimizer, to the same weights."""
     overrides = make_config(encoder, tmp_path, max_steps=4, accumulate_gradient=2)
     nlp, same = (init_nlp(load_config(CONFIG, overrides)) for _ in range(2))
     affinity = measure_affinity(nlp, every=2)
@@ -218,10 +230,13 @@ def test_no_end(encoder: str, tmp_path: Path) -> None:
 
 def test_too_few_tasks(make_nlp: Callable[..., Language]) -> None:
     with pytest.raises(ValueError, match=r"M240.*'tagger'"):
-        find_tasks(make_nlp("tagger", initialize=False))
+        find_shared_tasks(make_nlp("tagger", initialize=False))
     with pytest.raises(ValueError, match="M240"):
-        find_tasks(make_nlp("tagger", "ner", initialize=False), frozen=["ner"])
-    assert list(find_tasks(make_nlp("ner", "tagger", initialize=False))[1]) == ["ner", "tagger"]
+        find_shared_tasks(make_nlp("tagger", "ner", initialize=False), frozen=["ner"])
+    assert list(find_shared_tasks(make_nlp("ner", "tagger", initialize=False))[1]) == [
+        "ner",
+        "tagger",
+    ]
 
 
 # Means and groups

@@ -213,4 +213,4 @@ def test_scores_are_kept_only_while_asked_for(nlp):
         raise RuntimeError
     predict(nlp)
     assert {name: len(kept) for name, kept in scored.items()} == dict.fromkeys(TASKS, 1)
-    assert all(nlp.get_pipe(name).watch is None for name in TASKS)
+    assert all(nlp.get_pipe(name).prediction_callback is None for name in TASKS)

@@ -14,6 +14,7 @@ from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
 from spacy.util import load_config
 
+from spacy_mtl.encoder.training_pass import PassResult
 from spacy_mtl.training.checkpoints import create_task_checkpoints_v1, find_best, find_front
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mtl_cpu.cfg"
@@ -140,36 +141,37 @@ def test_another_score() -> None:
 def test_a_stopped_task_is_frozen(
     encoder: str, tmp_path: Path, loggers: list[dict[str, Any]]
 ) -> None:
-    """Scores stay 0 while the learning rate of the heads is 0: all but the tagger stop. Loggers in
+    """Scores stay 0 at a learning rate of 0: all tasks except the tagger stop. Loggers in
     a chain count each evaluation once.
     """
     balancer = {**STOP, "patience": {"ner": 2, "textcat": 3}}
     chain = {f"logger{i}": logger for i, logger in enumerate(loggers, 1)}
     training = {
         "optimizer.learn_rate.initial_rate": 0.0,
+        "max_steps": 4,
         "logger": {"@loggers": "spacy.ChainLogger.v1", **chain},
     }
     nlp = make_pipeline(encoder, tmp_path, balancer, **training)
     updates: dict[str, list[float]] = {task: [] for task in TASKS}
     take = get_head(nlp, "transformer").diagnostics.add
 
-    def record(batch: Any, weights: dict[str, float]) -> None:
+    def record(result: PassResult) -> None:
         for task in TASKS:
-            updates[task].append(weights.get(task, -1.0))
-        take(batch, weights)
+            updates[task].append(result.weights.get(task, -1.0))
+        take(result)
 
     get_head(nlp, "transformer").diagnostics.add = record
     train(nlp, tmp_path / "out", stdout=io.StringIO(), stderr=io.StringIO())
     # the evaluation after the first update is the first best
     assert updates == {
-        "tagger": [1.0] * 8,
-        "ner": [1.0] * 3 + [-1.0] * 5,
-        "textcat": [1.0] * 4 + [-1.0] * 4,
+        "tagger": [1.0] * 5,
+        "ner": [1.0] * 3 + [-1.0] * 2,
+        "textcat": [1.0] * 4 + [-1.0],
     }
     assert [get_head(nlp, task).is_frozen for task in TASKS] == [False, True, True]
     loaded = spacy.load(tmp_path / "out" / "model-last")
-    state = get_head(loaded, "transformer").balancer.to_dict()
-    assert state["stopped"] == ["ner", "textcat"] and state["balancer"] == {"steps": 8}
+    state = get_head(loaded, "transformer").balancer.state_dict()
+    assert state["stopped"] == ["ner", "textcat"] and state["balancer"] == {"steps": 5}
     # and stays so in a training that goes on with it
     assert not get_head(loaded, "ner").is_frozen
     make_logger(loaded)

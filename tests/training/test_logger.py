@@ -1,8 +1,7 @@
 import io
 import sys
-import time
 from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import MagicMock
@@ -82,7 +81,7 @@ def read_lines(path: Path) -> list[Any]:
 
 
 def record_losses(nlp: Language) -> list[dict[str, list[float]]]:
-    """Note, for each dict of losses that goes into `nlp.update`, what each call adds, and the
+    """Record the losses that each call of `nlp.update` adds, by dict of losses, and the
     words of each batch.
     """
     records: list[dict[str, list[float]]] = []
@@ -105,7 +104,7 @@ def record_losses(nlp: Language) -> list[dict[str, list[float]]]:
 
 
 def record_norms(nlp: Language) -> list[dict[str, float]]:
-    """Note the norm of each task's gradient in each pass of the encoder."""
+    """Record the norm of each task's gradient in each pass of the encoder."""
     records = []
     balancer = nlp.get_pipe("transformer").balancer  # type: ignore[attr-defined]
     combine = balancer.combine
@@ -119,8 +118,8 @@ def record_norms(nlp: Language) -> list[dict[str, float]]:
 
 
 def record_cosines(nlp: Language) -> list[dict[str, float]]:
-    """Note the cosine of each two tasks' gradients in each pass of the encoder, but for those of a
-    gradient that is 0.
+    """Record the cosine of each two tasks' gradients in each pass of the encoder, except of zero
+    gradients.
     """
     records: list[dict[str, float]] = []
     balancer = nlp.get_pipe("transformer").balancer  # type: ignore[attr-defined]
@@ -143,7 +142,7 @@ def record_cosines(nlp: Language) -> list[dict[str, float]]:
 
 
 def set_up(nlp: Language, **settings: Any) -> tuple[Callable[[Any], None], io.StringIO]:
-    """The logger's `log_step` and what it prints."""
+    """The logger's `log_step` and its output."""
     stdout = io.StringIO()
     log_step, _ = create_progress_logger_v1(**settings)(nlp, stdout, io.StringIO())
     return log_step, stdout
@@ -154,7 +153,7 @@ def get_rows(stdout: io.StringIO) -> list[list[str]]:
 
 
 def make_info(**settings: Any) -> dict[str, Any]:
-    """What spaCy's training loop hands over at an evaluation."""
+    """The info of spaCy's training loop at an evaluation."""
     info = {"step": 0, "epoch": 0, "score": 0.5, "other_scores": {}, "losses": {}, "words": 10}
     return info | settings
 
@@ -168,7 +167,7 @@ def make_blank(*pipes: str, **training: Any) -> Language:
 
 
 class Run(NamedTuple):
-    """A training with the logger: what it wrote and printed, and what was recorded aside."""
+    """A training run with the logger: its lines, its output, and values recorded independently."""
 
     nlp: Language
     path: Path
@@ -216,7 +215,7 @@ def test_lines_have_the_losses_of_update(logged):
 
 
 def test_lines_have_the_cosines(logged):
-    """Heads begin with weights of 0, and so with no gradient for the encoder."""
+    """Output layers start with zeros, so that the encoder's first gradient is 0."""
     assert logged.lines[0]["cosines"] == {}
     for line, records in zip(
         logged.lines[1:], [logged.cosines[1:5], logged.cosines[5:]], strict=True
@@ -333,7 +332,7 @@ def test_disabled_head(encoder, tmp_path):
 
 
 def test_frozen_encoder(encoder, tmp_path):
-    """The heads behind it learn nevertheless: their losses are the ones that they report."""
+    """Heads of a frozen encoder learn. Their losses are the reported ones."""
     path = tmp_path / "run.jsonl"
     nlp = make_pipeline(encoder, tmp_path, {**LOGGER, "output_file": str(path)})
     nlp.config["training"].update(
@@ -473,7 +472,10 @@ def test_get_stats():
         ("train", ["Epoch 3:  20%", "20/100", "22/100"]),
     ],
 )
-def test_progress_bar(kind, drawn):
+def test_progress_bar(kind, drawn, monkeypatch):
+    """The bar is drawn at each step if the clock advances fast enough."""
+    ticks = count(step=0.2)
+    monkeypatch.setattr("tqdm.std.time", lambda: next(ticks))
     nlp = make_blank("tagger", max_steps=100, eval_frequency=5)
     stderr = Terminal()
     log_step, finalize = create_progress_logger_v1(kind)(nlp, io.StringIO(), stderr)
@@ -481,7 +483,6 @@ def test_progress_bar(kind, drawn):
     assert stderr.getvalue() == ""
     log_step(make_info(step=20, epoch=3))
     log_step(None)
-    time.sleep(0.15)  # it is not drawn more often than every 0.1 seconds
     log_step(None)
     finalize()
     assert all(part in stderr.getvalue() for part in drawn)
@@ -541,7 +542,7 @@ def test_chained_lookup_logger(encoder, tmp_path):
 
 
 def test_chained_tracker(encoder, tmp_path, monkeypatch):
-    """Trackers take single numbers only, and of `ner` there is none but the count."""
+    """Trackers take single numbers only. For `ner` only the count is known."""
     mlflow = MagicMock()
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
     tracker = {"@loggers": "spacy.MLflowLogger.v2", "log_custom_stats": [r"^tasks\."]}

@@ -5,6 +5,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from spacy.training.loop import train as train_with_spacy
 from spacy.util import load_config
 from thinc.api import Config
 
-from spacy_mtl.encoder.cpu import get_choice, use_choice
-from spacy_mtl.encoder.kernels import TrainingKernels
+from spacy_mtl.encoder.runtime.cpu.capability import get_choice, use_choice
+from spacy_mtl.encoder.runtime.cpu.kernels import TrainingKernels
 from spacy_mtl.files import NEW
 from spacy_mtl.training import resume
 from spacy_mtl.training.loop import CHECKPOINT, train
@@ -31,6 +32,7 @@ from spacy_mtl.training.resume import (
     get_machine,
     get_random_states,
     read_checkpoint,
+    set_pipe_states,
     set_random_states,
 )
 
@@ -63,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_config(folder: Path, **overrides: Any) -> Config:
-    """Updates of about 4 docs, in which everything there is happens within 12 steps."""
+    """A config with batches of about 4 docs, in which every feature is used within 9 steps."""
     settings = {
         "paths.train": str(folder / "corpus.spacy"),
         "paths.dev": str(folder / "other.spacy"),
@@ -76,7 +78,7 @@ def make_config(folder: Path, **overrides: Any) -> Config:
         "training.optimizer.learn_rate.warmup_steps": 4,
         "training.optimizer.encoder_learn_rate.warmup_steps": 2,
         "training.accumulate_gradient": 2,
-        "training.max_steps": 12,
+        "training.max_steps": 9,
         "training.eval_frequency": 3,
     }
     config = load_config(CONFIG)
@@ -89,22 +91,25 @@ def make_config(folder: Path, **overrides: Any) -> Config:
     return config
 
 
-def run(config: Config, output: Path, *, stop: int | None = None, resumes: bool = False) -> str:
-    """Train, as another process would.
-
-    stop (Optional[int]): The step, from 0, in the middle of which somebody presses Ctrl-C.
-    resumes (bool): Whether to go on.
-    RETURNS (str): What was printed.
-    """
+def init_with_loggers(config: Config) -> Language:
     config = config.copy()
-    output.mkdir(exist_ok=True)
-    progress = {"@loggers": "spacy-mtl.ProgressLogger.v1", "output_file": "log"}
     config["training"]["logger"] = {
         "@loggers": "spacy.ChainLogger.v1",
-        "logger1": progress,
+        "logger1": {"@loggers": "spacy-mtl.ProgressLogger.v1", "output_file": "log"},
         "logger2": {"@loggers": "spacy-mtl.TaskCheckpoints.v1"},
     }
-    nlp = init_nlp(config)
+    return init_nlp(config)
+
+
+def run(config: Config, output: Path, *, stop: int | None = None, resumes: bool = False) -> str:
+    """Train as a new process would.
+
+    stop (Optional[int]): The step, from 0, that Ctrl-C interrupts.
+    resumes (bool): Whether to resume from the checkpoint.
+    RETURNS (str): The printed messages.
+    """
+    nlp = init_with_loggers(config)
+    output.mkdir(exist_ok=True)
     past = read_checkpoint(output / CHECKPOINT, nlp) if resumes else None
     if stop:
         press_ctrl_c(nlp, stop, start=past["step"] + 1 if past else 0)
@@ -138,7 +143,7 @@ def get_files(folder: Path, *names: str) -> dict[str, bytes]:
 
 
 def get_log(folder: Path) -> list[dict[str, Any]]:
-    """The rows of the log, without what a clock tells."""
+    """The rows of the log without times."""
     rows = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
 
@@ -189,7 +194,7 @@ def epochs(folder: Path) -> Config:
 
 
 def stopped_task(folder: Path) -> Config:
-    """Categories stop, and batch sizes are a schedule."""
+    """Early stopping stops the categories, and batch sizes are a schedule."""
     size = {"@schedules": "compounding.v1", "start": 20.0, "stop": 60.0, "compound": 1.02}
     batcher = {"@batchers": "spacy.batch_by_words.v1", "size": size, "tolerance": 0.2}
     return make_config(
@@ -202,7 +207,7 @@ def stopped_task(folder: Path) -> Config:
 
 
 def stock_heads(folder: Path) -> Config:
-    """A stream that draws random numbers all the time, and so does a stock head beside it."""
+    """A stream and a stock head that both draw random numbers in each step."""
     config = make_config(
         folder, **{"corpora.train": make_corpus(folder), "training.max_epochs": -1}
     )
@@ -212,34 +217,54 @@ def stock_heads(folder: Path) -> Config:
 
 
 TRAININGS = [endless_mix, epochs, stopped_task, stock_heads]
+Make = Callable[[Path], Config]
+
+
+@pytest.fixture(scope="module")
+def get_whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Make], Path]:
+    """A function that returns the output of an uninterrupted run. It trains once per config."""
+
+    @cache
+    def get_output(make: Make) -> Path:
+        output = tmp_path_factory.mktemp(make.__name__)
+        run(make(folder), output)
+        return output
+
+    return get_output
+
+
+@pytest.fixture(scope="module")
+def stopped(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run that was stopped."""
+    output = tmp_path_factory.mktemp("stopped")
+    run(epochs(folder), output, stop=5)
+    return output
 
 
 @pytest.mark.parametrize("make", TRAININGS)
 def test_stopped_trainings_become_the_same(
-    make: Callable[[Path], Config], folder: Path, tmp_path: Path
+    make: Make, folder: Path, tmp_path: Path, get_whole: Callable[[Make], Path]
 ) -> None:
-    config = make(folder)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(config, whole)
+    config, whole, parts = make(folder), get_whole(make), tmp_path / "parts"
     run(config, parts, stop=5)
     assert get_files(parts) != get_files(whole) and len(get_log(parts)) == 2
     run(config, parts, stop=8, resumes=True)
     assert len(get_log(parts)) == 3
     run(config, parts, resumes=True)
-    assert [row["step"] for row in get_log(whole)] == [0, 3, 6, 9, 12]
+    assert [row["step"] for row in get_log(whole)] == [0, 3, 6, 9]
     assert_same(parts, whole)
 
 
 def test_kernels_of_the_checkpoint(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A resumed run goes on with the kernels it began with, and then this CPU's own return."""
+    """A resumed run uses the kernels of the first run, then restores this CPU's choice."""
     own, seen = get_choice(), []
     other = replace(own, tiled_attention=not own.tiled_attention)
-    config = make_config(folder)
+    config = make_config(folder, **{"training.max_steps": 3})
     use_choice(other)
     try:
-        run(config, tmp_path, stop=8)
+        run(config, tmp_path, stop=2)
     finally:
         use_choice(None)
     embedding = TrainingKernels.embedding
@@ -266,22 +291,23 @@ def test_a_checkpoint_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> Non
         assert find_kernels({**machine, "kernels": all_of_them}) == kernels
 
 
-def test_the_categories_have_stopped(folder: Path, tmp_path: Path) -> None:
-    run(stopped_task(folder), tmp_path, stop=8)
+def test_the_categories_have_stopped(folder: Path, get_whole: Callable[[Make], Path]) -> None:
     nlp = init_nlp(stopped_task(folder))
-    pipes = read_checkpoint(tmp_path / CHECKPOINT, nlp)["pipes"]
-    assert pipes["textcat"]["is_frozen"] and not pipes["ner"]["is_frozen"]
-    assert pipes["tagger"]["cfg"]["loss_steps"] == 7
+    past = read_checkpoint(get_whole(stopped_task) / CHECKPOINT, nlp)
+    set_pipe_states(nlp, past["pipes"])
+    tagger, ner, textcat = (nlp.get_pipe(name) for name in ("tagger", "ner", "textcat"))
+    assert textcat.is_frozen and not ner.is_frozen  # type: ignore[attr-defined]
+    assert tagger.cfg["loss_steps"] == 10  # type: ignore[attr-defined]
 
 
-def test_trains_as_spacy_does(folder: Path, tmp_path: Path) -> None:
-    config = endless_mix(folder)
-    for name in ("ours", "theirs"):
-        (tmp_path / name).mkdir()
-    train(init_nlp(config), tmp_path / "ours", stdout=io.StringIO())
-    train_with_spacy(init_nlp(config), tmp_path / "theirs", stdout=io.StringIO())
-    assert get_files(tmp_path / "ours") == get_files(tmp_path / "theirs")
-    assert (tmp_path / "ours" / CHECKPOINT).is_file()
+def test_trains_as_spacy_does(
+    folder: Path, tmp_path: Path, get_whole: Callable[[Make], Path]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        train_with_spacy(init_with_loggers(endless_mix(folder)), tmp_path, stdout=io.StringIO())
+    assert_same(get_whole(endless_mix), tmp_path)
+    assert (get_whole(endless_mix) / CHECKPOINT).is_file()
 
 
 def test_without_an_output(folder: Path, tmp_path: Path) -> None:
@@ -292,34 +318,35 @@ def test_without_an_output(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_finished_training(folder: Path, tmp_path: Path) -> None:
-    """It has ended at step 10, with an evaluation at 9: the updates since are not done again."""
+    """A run that ended at step 7 after an evaluation at step 6 repeats no update."""
     config = epochs(folder)
     for name in ("learn_rate", "encoder_learn_rate"):  # or they would know the end
-        config["training"]["optimizer"][name]["total_steps"] = 12
+        config["training"]["optimizer"][name]["total_steps"] = 9
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(config, whole)
-    config["training"]["max_steps"] = 10
+    config["training"]["max_steps"] = 7
     run(config, parts)
     files = get_files(parts, "*")
     shutil.rmtree(parts / "model-last" / "ner")  # as a stop while it was written could
-    assert "finished at step 10" in run(config, parts, resumes=True)
+    assert "finished at step 7" in run(config, parts, resumes=True)
     assert get_files(parts, "*") == files
-    config["training"]["max_steps"] = 8
-    with pytest.raises(ValueError, match=r"M064.*at step 10, .* max_steps = 8\."):
+    config["training"]["max_steps"] = 5
+    with pytest.raises(ValueError, match=r"M064.*at step 7, .* max_steps = 5\."):
         run(config, parts, resumes=True)
     assert get_files(parts, "*") == files
-    config["training"]["max_steps"] = 12
+    config["training"]["max_steps"] = 9
     assert "Saved pipeline" in run(config, parts, resumes=True)
     assert get_log(parts) == get_log(whole)
     assert get_files(parts, "model-last") == get_files(whole, "model-last")
 
 
 def test_a_kill_while_writing_loses_nothing(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    get_whole: Callable[[Make], Path],
 ) -> None:
-    config = epochs(folder)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(config, whole)
+    config, whole, parts = epochs(folder), get_whole(epochs), tmp_path / "parts"
     save, writes = torch.save, count()
 
     def save_or_stop(state: Any, file: Any) -> None:
@@ -342,11 +369,12 @@ def test_a_kill_while_writing_loses_nothing(
 
 
 def test_a_full_disk_leaves_what_was_there(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    get_whole: Callable[[Make], Path],
 ) -> None:
-    config = epochs(folder)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(config, whole)
+    config, whole, parts = epochs(folder), get_whole(epochs), tmp_path / "parts"
     to_disk, writes = Language.to_disk, count()
 
     def fill_disk(nlp: Language, path: Path, **kwargs: Any) -> None:
@@ -366,11 +394,10 @@ def test_a_full_disk_leaves_what_was_there(
     assert_same(parts, whole)
 
 
-def test_a_new_training_forgets_the_last(folder: Path, tmp_path: Path) -> None:
-    config = epochs(folder)
-    run(config, tmp_path, stop=2)
+def test_a_new_training_forgets_the_last(folder: Path, stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     assert (tmp_path / CHECKPOINT).is_file()
-    nlp = init_nlp(config)
+    nlp = init_nlp(epochs(folder))
     nlp.update = None  # type: ignore[method-assign, assignment]
     with pytest.raises(TypeError):
         train(nlp, tmp_path, stdout=io.StringIO())
@@ -380,20 +407,12 @@ def test_a_new_training_forgets_the_last(folder: Path, tmp_path: Path) -> None:
 def test_a_log_of_another_training_stays(folder: Path, tmp_path: Path) -> None:
     config = epochs(folder)
     (tmp_path / "log").write_text('{"step": 99}\n')
-    run(config, tmp_path, stop=5)
+    run(config, tmp_path, stop=2)
     run(config, tmp_path, resumes=True)
-    assert [row["step"] for row in get_log(tmp_path)] == [99, 0, 3, 6, 9, 12]
+    assert [row["step"] for row in get_log(tmp_path)] == [99, 0, 3, 6, 9]
     (tmp_path / "log").unlink()  # what it has logged is in the checkpoint too
     run(config, tmp_path, resumes=True)
-    assert [row["step"] for row in get_log(tmp_path)] == [0, 3, 6, 9, 12]
-
-
-@pytest.fixture(scope="module")
-def stopped(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training that was stopped."""
-    output = tmp_path_factory.mktemp("stopped")
-    run(epochs(folder), output, stop=5)
-    return output
+    assert [row["step"] for row in get_log(tmp_path)] == [0, 3, 6, 9]
 
 
 def test_another_config(folder: Path, stopped: Path) -> None:
@@ -434,6 +453,14 @@ def test_a_checkpoint_with_a_wrong_bit(stopped: Path, tmp_path: Path) -> None:
         read_checkpoint(tmp_path / CHECKPOINT, spacy.blank("en"))
 
 
+def test_a_checkpoint_of_an_older_format(stopped: Path, tmp_path: Path) -> None:
+    content = torch.load(stopped / CHECKPOINT, weights_only=True)
+    content["plain"] = content["plain"].replace('"format": 2', '"format": 1', 1)
+    torch.save(content, tmp_path / CHECKPOINT)
+    with pytest.raises(ValueError, match=r"M061.*format 1"):
+        read_checkpoint(tmp_path / CHECKPOINT, spacy.blank("en"))
+
+
 @pytest.mark.parametrize("content", [{}, {"plain": "{}"}, {"plain": '{"format": 99}'}, [1]])
 def test_no_checkpoint_at_all(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / CHECKPOINT)
@@ -449,11 +476,11 @@ def test_nothing_is_run_that_stands_in_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n, reason", [(20, "words until step 0, not"), (24, "other sizes")])
 def test_other_corpora(folder: Path, tmp_path: Path, n: int, reason: str) -> None:
-    """Of the same name: fewer docs, or a tag that was not there."""
+    """Corpora of the same name with fewer docs, or with a new tag, are refused."""
     path, output = tmp_path / "corpus.spacy", tmp_path / "out"
     path.write_bytes((folder / "corpus.spacy").read_bytes())
     config = make_config(folder, **{"paths.train": str(path)})
-    run(config, output, stop=5)
+    run(config, output, stop=2)
     files = get_files(output)
     docs = list(DocBin().from_disk(path).get_docs(spacy.blank("en").vocab))
     if n == len(docs):

@@ -41,13 +41,13 @@ def test_scores_of_the_tasks(nlp: Language) -> None:
     assert board.keys == {**KEYS, "ner": "ents_r"}
     scores = {"tag_acc": numpy.float32(0.5), "ents_f": 0.1, "ents_r": 0.25, "cats_score": None}
     expected = {"tagger": 0.5, "ner": 0.25}
-    assert board.tell(scores) == nlp.meta["task_scores"] == expected
+    assert board.publish(scores) == nlp.meta["task_scores"] == expected
     assert json.loads(json.dumps(nlp.meta))["task_scores"] == expected
-    assert board.tell({}) == nlp.meta["task_scores"] == {}
+    assert board.publish({}) == nlp.meta["task_scores"] == {}
 
 
 def test_saved_with_the_pipeline(nlp: Language, tmp_path: Path) -> None:
-    ScoreBoard(nlp, find_keys(nlp, {})).tell({"tag_acc": 0.5})
+    ScoreBoard(nlp, find_keys(nlp, {})).publish({"tag_acc": 0.5})
     nlp.remove_pipe("ner")
     nlp.remove_pipe("textcat")
     nlp.get_pipe("tagger").add_label("X")  # type: ignore[attr-defined]
@@ -56,9 +56,9 @@ def test_saved_with_the_pipeline(nlp: Language, tmp_path: Path) -> None:
 
 
 def test_the_last_logger_is_listened_to(nlp: Language) -> None:
-    """It has the scores that are asked for, and each evaluation counts once."""
+    """Its keys decide, and each evaluation counts once."""
     balancer = create_early_stopping_v1(create_static_weights_v1(), {"ner": 2})
-    nlp.get_pipe("tagger").balancer = balancer  # type: ignore[attr-defined]
+    nlp.add_pipe("mtl_transformer", first=True).balancer = balancer  # type: ignore[attr-defined]
     progress = create_progress_logger_v1(console_output=False)(nlp, io.StringIO(), io.StringIO())
     follow = create_task_checkpoints_v1({"ner": "ents_r"})(nlp, io.StringIO(), io.StringIO())
     stopped = []
@@ -74,7 +74,7 @@ def test_the_last_logger_is_listened_to(nlp: Language) -> None:
 
 
 def make_training(encoder: str, folder: Path, logger: str) -> Language:
-    """A training on two corpora, drawn by the scores: one with tags and one with entities."""
+    """A training run with dynamic sampling of two corpora: one has tags, one has entities."""
     vocab = spacy.blank("en").vocab
     path = str(folder / "corpus.spacy")
     DocBin(docs=[make_gold(vocab, i) for i in range(4)]).to_disk(path)
@@ -114,7 +114,7 @@ def record_batches(nlp: Language) -> list[list[Example]]:
 
 
 def set_scores(nlp: Language, *scores: dict[str, float]) -> None:
-    """What the evaluations find, in order."""
+    """Replace the results of the next evaluations."""
     found: Iterator[dict[str, float]] = iter(scores)
     nlp.evaluate = lambda examples: next(found)  # type: ignore[assignment, method-assign]
 
@@ -162,7 +162,7 @@ def test_what_was_evaluated_before_is_no_reason_to_warn(encoder: str, tmp_path: 
 
 
 def test_two_tasks_with_one_score() -> None:
-    """spaCy keeps that of the last one, so it says nothing of either."""
+    """spaCy keeps the score of the last head, so neither has a score of its own."""
     nlp = spacy.blank("en")
     for name in ("topic", "mood"):
         nlp.add_pipe("mtl_textcat", name=name)

@@ -1,4 +1,4 @@
-"""Rates and times of their own for the encoder's layers, and averages of all weights."""
+"""Learning rates and unfreezing by encoder layer, and averages of all weights."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from spacy.vocab import Vocab
 from thinc.api import Linear, PyTorchWrapper, chain
 from transformers import AutoConfig, AutoModel
 
-from spacy_mtl.encoder.levels import get_depths
+from spacy_mtl.encoder.model.backward import get_depths
 from spacy_mtl.training.adamw import AdamW, create_adamw_v1
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mtl_cpu.cfg"
@@ -32,10 +32,10 @@ def load(folder: str) -> torch.nn.Module:
 
 
 def get_depth(name: str, n: int) -> int:
-    """The number of a parameter's layer by its name: a rule for the families tested here."""
+    """The number of a parameter's layer by its name, for the families of these tests."""
     if EMBEDDINGS.search(name):
         return 0
-    layer = re.search(r"\.layer\.(\d+)\.", name)
+    layer = re.search(r"(?:^|\.)layers?\.(\d+)\.", name)
     return int(layer[1]) + 1 if layer else n
 
 
@@ -54,7 +54,7 @@ def get_arrays(module: torch.nn.Module) -> dict[str, bytes]:
 
 
 def step(sgd: AdamW, module: torch.nn.Module, seed: int) -> set[str]:
-    """RETURNS (Set[str]): The names of the parameters that have moved."""
+    """RETURNS (Set[str]): The names of the parameters that changed."""
     before = get_arrays(module)
     set_gradients(module, seed)
     sgd.step_module(1, module)
@@ -105,7 +105,7 @@ def test_unfreezing_from_the_top(any_encoder: str) -> None:
 
 
 def test_unfreezing_with_frozen_layers_and_rates(encoder: str) -> None:
-    """What has not had its turn neither moves, nor has moments, nor counts for the norm."""
+    """Frozen layers do not change, have no moments, and do not count for the norm."""
     found, expected = load(encoder), load(encoder)
     settings: Any = {"freeze": ["*.layer.1.*"], "layer_decay": 0.5, "unfreeze_steps": 1}
     sgd = create_adamw_v1(encoder_learn_rate=0.01, weight_decay=0, grad_clip=0.7, **settings)
@@ -242,7 +242,7 @@ def test_averages_of_encoder_and_heads(make_nlp: Callable, precision: str) -> No
 
 
 def test_averaging_leaves_training_as_it_is(make_nlp: Callable) -> None:
-    """Also when the averages are looked at meanwhile."""
+    """Averages do not change training, even if the pipeline uses them between steps."""
     plain, averaged = make_nlp(), make_nlp()
     update(plain, create_adamw_v1(), 3)
     sgd = create_adamw_v1(average=0.9)
@@ -277,7 +277,7 @@ def test_the_averages_of_a_silent_head_wait(make_nlp: Callable) -> None:
 
 
 def test_torch_layers_of_a_head() -> None:
-    """Thinc reads all of their weights or none, so what does not learn must be there too."""
+    """Averages of torch layers include frozen tensors: thinc replaces all tensors or none."""
     layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     layers[0].bias.requires_grad_(False)
     model: Any = chain(PyTorchWrapper(layers), Linear(2, 4))
