@@ -14,7 +14,7 @@ from .base import ScalarBalancer, check_names
 class EarlyStopping(ScalarBalancer):
     """Lowers the weight of a task whose own score has not improved for its patience.
 
-    It is a ScoreListener: whoever evaluates the pipeline passes the scores to `on_scores`.
+    It is a ScoreListener: loggers pass the scores of each evaluation to `on_scores`.
 
     balancer (ScalarBalancer): Gives the weights of the tasks that still run.
     patience (Dict[str, int]): By task the evaluations without a new best score after which it
