@@ -15,6 +15,7 @@ from ..corpora.counts import Counts, count_docs
 from ..corpora.formats import AUTO, read_docs
 from ..errors import Errors
 from ..files import replacing
+from ..types import Settings
 from .app import command
 
 COMMON = ("tags", "ents", "cats")  # counted even if no doc has them
@@ -71,21 +72,21 @@ def convert_cli(
     jsonl (JSON Lines), csv, tsv and clinc (CLINC150 JSON), and the formats of other packages. An
     annotation that a corpus does not have stays missing.
     """
-    others = dict(item.partition("=")[::2] for item in option or ())
-    counts = convert(
-        inputs,
-        output,
-        format=format,
-        words=words,
-        lang=lang,
-        tasks=None if tasks is None else [task.strip() for task in tasks.split(",")],
-        tags=tags,
-        category=category,
-        text=text,
-        separator=separator,
-        split=split,
-        **others,
-    )
+    others: Settings = dict(item.partition("=")[::2] for item in option or ())
+    settings: Settings = {
+        "format": format,
+        "words": words,
+        "lang": lang,
+        "tasks": None if tasks is None else [task.strip() for task in tasks.split(",")],
+        "tags": tags,
+        "category": category,
+        "text": text,
+        "separator": separator,
+        "split": split,
+    }
+    for name in sorted(others.keys() & settings.keys()):
+        raise ValueError(Errors.M113.format(option="--option", value=name, choices=[f"--{name}"]))
+    counts = convert(inputs, output, **settings, **others)
     print_counts(counts)
     msg.good(f"{counts.docs} docs with {counts.words} words: {output}")
 

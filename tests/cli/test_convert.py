@@ -194,6 +194,12 @@ def test_command_options(corpus, args, text, cats):
     assert (doc.text, doc.cats) == (text, cats)
 
 
+def test_an_option_of_the_command_among_those_of_formats(corpus):
+    paths = [str(corpus / "clinc"), str(corpus / "out.spacy")]
+    result = CliRunner().invoke(app, ["mtl", "convert", *paths, "-o", "lang=de"])
+    assert result.exit_code == 1 and "M113" in result.output and "--lang" in result.output
+
+
 @pytest.mark.parametrize(
     ("name", "options", "code", "part"),
     [
