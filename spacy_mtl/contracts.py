@@ -1,43 +1,20 @@
 """The protocols between components, balancers, loggers and training."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from spacy.language import Language
-from spacy.training import Example
-from thinc.api import Model, Optimizer
+from spacy.ty import ListenedToComponent, TrainableComponent
+from thinc.api import Model
 
 from .types import Settings
 
 
 @runtime_checkable
-class Trainable(Protocol):
-    """A component with weights, such as spaCy's `TrainablePipe`."""
-
-    name: str
-    model: Model[Any, Any]
-    is_trainable: bool
-
-    def update(self, examples: Iterable[Example], **options: Any) -> dict[str, float]:
-        """Add the gradients of a batch."""
-
-    def finish_update(self, sgd: Optimizer) -> None:
-        """Change the weights by the gradients."""
-
-
-@runtime_checkable
-class EncoderPipe(Protocol):
+class EncoderPipe(ListenedToComponent, Protocol):
     """A component that other components listen to: ours, or one of spaCy or spacy-transformers."""
 
     name: str
-    listener_map: Mapping[str, Sequence[object]]
-
-    @property
-    def listening_components(self) -> list[str]:
-        """RETURNS (List[str]): The names of the components that listen."""
-
-    def find_listeners(self, component: Any) -> None:
-        """Link the listeners of a component."""
 
 
 @runtime_checkable
@@ -87,13 +64,13 @@ def find_encoders(nlp: Language) -> dict[str, EncoderPipe]:
     return {name: pipe for name, pipe in pipes if isinstance(pipe, EncoderPipe)}
 
 
-def find_tasks(nlp: Language) -> dict[str, Trainable]:
-    """RETURNS (Dict[str, Trainable]): The enabled components that learn from labels: all trainable
-    ones except encoders.
+def find_tasks(nlp: Language) -> dict[str, TrainableComponent]:
+    """RETURNS (Dict[str, TrainableComponent]): The enabled components that learn from labels: all
+    trainable ones except encoders.
     """
     encoders, pipes = find_encoders(nlp), list[tuple[str, object]](nlp.pipeline)
     return {
         name: pipe
         for name, pipe in pipes
-        if isinstance(pipe, Trainable) and pipe.is_trainable and name not in encoders
+        if isinstance(pipe, TrainableComponent) and pipe.is_trainable and name not in encoders
     }

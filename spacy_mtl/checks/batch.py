@@ -7,10 +7,11 @@ from itertools import islice, zip_longest
 
 from spacy.language import Language
 from spacy.training import Example
+from spacy.ty import TrainableComponent
 from thinc.api import Adam
 
 from ..annotations import AnnotationLayer
-from ..contracts import EncoderPipe, Trainable, find_encoders, find_tasks
+from ..contracts import EncoderPipe, find_encoders, find_tasks
 from ..corpora.counts import read_labels
 from ..errors import Errors, Warnings
 from ..training.step import StepSettings, add_gradients, apply_gradients
@@ -172,7 +173,7 @@ def take_gradients(encoder: EncoderPipe) -> dict[str, Received]:
         encoder.flush()
         means = encoder.diagnostics.take()
         return {task: Received(mean["weight"], mean["grad_norm"]) for task, mean in means.items()}
-    models = {encoder.name: encoder.model} if isinstance(encoder, Trainable) else {}
+    models = {encoder.name: encoder.model} if isinstance(encoder, TrainableComponent) else {}
     norm = ModelWeights(models).get_norm()
     return {task: Received(None, norm) for task in encoder.listener_map}
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from spacy.language import Language
 from spacy.tokens import Doc
+from spacy.ty import TrainableComponent
 from spacy.util import minibatch
 
-from ..contracts import Trainable, find_encoders
+from ..contracts import find_encoders
 from ..errors import Warnings
 from ..weights import AnyModel, ModelWeights
 from .corpora import Corpus
@@ -43,7 +44,7 @@ def describe_encoders(nlp: Language) -> dict[str, EncoderSummary]:
     return {
         name: describe_encoder(pipe.model)
         for name, pipe in find_encoders(nlp).items()
-        if pipe.listener_map and isinstance(pipe, Trainable)
+        if pipe.listener_map and isinstance(pipe, TrainableComponent)
     }
 
 
@@ -108,7 +109,7 @@ def check_encoders(
         if name in frozen:
             findings.append(Finding(Warnings.W223.format(name=name)))
         pipe: object = nlp.get_pipe(name)
-        if encoder.max_length is None or not isinstance(pipe, Trainable):
+        if encoder.max_length is None or not isinstance(pipe, TrainableComponent):
             continue
         is_ours = isinstance(pipe, SharedEncoder)
         effect = (

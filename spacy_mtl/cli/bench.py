@@ -11,11 +11,11 @@ from typing import Annotated
 
 from spacy.language import Language
 from spacy.tokens import Doc
+from spacy.ty import TrainableComponent
 from thinc.api import CupyOps, Model, get_current_ops
 from typer import Option
 from wasabi import msg
 
-from ..contracts import Trainable
 from ..loading import load_pipeline, read_docs
 from .app import command
 from .options import CodePath, Data, GpuId, JsonOutput, Pipeline, prepare, write_json
@@ -236,7 +236,7 @@ def get_runtimes(nlp: Language) -> dict[str, list[str]]:
     return {
         name: used if node.runtime is CPU else ["eager"]
         for name, pipe in pipes
-        if isinstance(pipe, Trainable) and isinstance(pipe.model, Model)
+        if isinstance(pipe, TrainableComponent) and isinstance(pipe.model, Model)
         for node in pipe.model.walk()
         if isinstance(node, SharedTransformer)
     }
