@@ -1,7 +1,8 @@
 """Reads CoNLL-U files: https://universaldependencies.org/format.html."""
 
 import re
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,9 +12,14 @@ from spacy.tokens import Doc, Span
 from spacy.util import filter_spans
 from spacy.vocab import Vocab
 
-from ..errors import Errors
-from .text_io import check_iob, clean_words, read_lines
+from ..errors import Errors, Warnings
+from .omissions import Omissions, warn_of_unused
+from .text_io import IOB, NO_TAG, UTF8, check_iob, clean_words, parse_comment, read_lines
 
+GENRE = "meta::genre"
+MENTIONS = "Entity"
+KEYS = ("NER", "name", MENTIONS)  # the usual keys of entities in MISC
+HINT = "Choose the key of the entities with --misc."
 _ID = re.compile(r"(\d+)(?:([-.])(\d+))?")
 _BRACKET = re.compile(r"\((?P<opened>[^()]+)(?P<single>\))?|(?P<closed>[^()]+)\)")
 
@@ -38,6 +44,27 @@ class Mention(NamedTuple):
     fields: list[str]
 
 
+class Document(NamedTuple):
+    """The words of a document and its category. `is_declared`: whether it has `# global.Entity`."""
+
+    label: str | None
+    words: list[Word]
+    is_declared: bool
+
+
+class Scheme(NamedTuple):
+    """How a file annotates entities.
+
+    key (str): The key in MISC; "" if there is none.
+    fields (List[str]): The fields of mentions.
+    default (str): The tag of words without the key.
+    """
+
+    key: str
+    fields: list[str]
+    default: str
+
+
 Meta = dict[str, str]
 Sentence = tuple[Meta, list[Word]]
 
@@ -47,47 +74,144 @@ def read_conllu(
     vocab: Vocab,
     *,
     tags: Literal["xpos", "upos"] = "xpos",
-    category: str = "meta::genre",
+    category: str = "",
+    misc: str = "",
+    encoding: str = UTF8,
+    skip_errors: bool = False,
 ) -> Iterator[Doc]:
     """Read the documents of a CoNLL-U file: tags, sentences, entities and a category.
 
-    Entities are read from `NER=` (IOB2) in MISC, or else from the named mentions of `Entity=`. A
-    document begins at `# newdoc` and where the category changes.
+    Entities are read from a key of MISC: the entity tags of `NER=` or `name=`, or else the named
+    mentions of `Entity=`. If the file has tags "O", a word without the key has a missing tag;
+    otherwise it is outside of entities. Mentions are missing in a document that has neither a
+    mention nor a line `# global.Entity`.
+
+    A document begins at `# newdoc` and where the category changes. If the file has no `# newdoc`
+    and each sentence has a category, each is a document.
 
     path (Path): The file.
     vocab (Vocab): The vocab of the docs.
     tags (Literal["xpos", "upos"]): The column that becomes `token.tag_`.
     category (str): The key of the `# key = value` comment that holds the label in
-        `doc.cats`, or "newdoc" for the text before the first `-` or `_` of `# newdoc id`.
+        `doc.cats`, or "newdoc" for the text before the first `-` or `_` of `# newdoc id`. By
+        default meta::genre, or else intent.
+    misc (str): The key in MISC that holds the entities, by default the first of NER, name and
+        Entity that the file has.
+    encoding (str): The encoding, as in `read_text`.
+    skip_errors (bool): Whether to leave out sentences that break the format, and entities that
+        are wrong.
     YIELDS (Doc): The docs. `cats` has one label, with the value 1.
-    RAISES (ValueError): M113 for another column, M103 to M107 if a line breaks the format.
+    RAISES (ValueError): M113 for another column, M103 to M107 if a line breaks the format, M135 for
+        masked text, M136 if `misc` is Entity and the file does not declare its fields; others as
+        `read_text`.
     """
     if tags not in ("xpos", "upos"):
         raise ValueError(
             Errors.M113.format(value=tags, option="tag column", choices=["xpos", "upos"])
         )
-    sentences = list(_read_sentences(path))
-    has_ner = any("NER" in word.misc for _, words in sentences for word in words)
-    declared = (meta["global.Entity"] for meta, _ in sentences if "global.Entity" in meta)
-    fields = next(declared, "").split("-")
-    has_mentions = not has_ner and {"etype", "identity"} <= set(fields)
-    for label, words in _group_documents(sentences, category):
-        starts: list[bool | int | None] = [word.start for word in words]
-        ner = [(word.line, word.misc.get("NER", "O")) for word in words]
-        doc = Doc(
-            vocab,
-            words=clean_words(word.form for word in words),
-            spaces=[word.space for word in words],
-            tags=[getattr(word, tags) for word in words],
-            pos=[word.upos if word.upos in UPOS else "" for word in words],
-            sent_starts=starts,
-            ents=check_iob(path, ner, starts) if has_ner else None,
-        )
-        if has_mentions:
-            doc.set_ents(_named_spans(doc, read_mentions(path, words), fields))
-        if label is not None:
-            doc.cats = {label: 1.0}
-        yield doc
+    with Omissions(path, skip_errors, HINT) as omissions:
+        sentences = _drop_masked(path, list(_read_sentences(path, encoding, omissions)), omissions)
+        words = [word for _, words in sentences for word in words]
+        has_tags = {tag: any(getattr(word, tag) for word in words) for tag in ("xpos", "upos")}
+        if has_tags["upos"] and not has_tags[tags]:
+            warnings.warn(Warnings.W116.format(path=path))
+        category = _choose_category(path, sentences, category)
+        scheme = _find_scheme(path, sentences, misc, omissions)
+        for document in _group_documents(sentences, category):
+            yield _make_doc(path, vocab, document, tags, scheme, omissions)
+
+
+def looks_like_conllu(head: str) -> bool:
+    """RETURNS (bool): Whether the first row of a text has ten columns and begins with a number."""
+    rows = (line for line in head.split("\n") if line.strip() and line[0] != "#")
+    return re.match(r"\d[\d.-]*(\t[^\t]*){9}$", next(rows, "")) is not None
+
+
+def _make_doc(
+    path: Path,
+    vocab: Vocab,
+    document: Document,
+    tags: str,
+    scheme: Scheme,
+    omissions: Omissions,
+) -> Doc:
+    words = document.words
+    starts: list[bool | int | None] = [word.start for word in words]
+    ents = None
+    if scheme.key not in ("", MENTIONS):
+        ner = [(word.line, word.misc.get(scheme.key, scheme.default)) for word in words]
+        with omissions.skipping("documents' entities", words[0].line):
+            ents = check_iob(path, ner, starts)
+    doc = Doc(
+        vocab,
+        words=clean_words(word.form for word in words),
+        spaces=[word.space for word in words],
+        tags=[getattr(word, tags) for word in words],
+        pos=[word.upos if word.upos in UPOS else "" for word in words],
+        sent_starts=starts,
+        ents=ents,
+    )
+    is_declared = document.is_declared or any(MENTIONS in word.misc for word in words)
+    if scheme.key == MENTIONS and is_declared:
+        with omissions.skipping("documents' entities", words[0].line):
+            doc.set_ents(_named_spans(doc, read_mentions(path, words), scheme.fields))
+    if document.label is not None:
+        doc.cats = {document.label: 1.0}
+    return doc
+
+
+def _drop_masked(path: Path, sentences: list[Sentence], omissions: Omissions) -> list[Sentence]:
+    """Leave out the sentences whose words are underscores, or raise M135. A sentence of one `_` may
+    be a real one, unless others are masked.
+    """
+    kept: list[Sentence] = []
+    masked: list[Sentence] = []
+    for sentence in sentences:
+        is_masked = all(not word.form.strip("_") for word in sentence[1])
+        (masked if is_masked else kept).append(sentence)
+    if all(len(words) == 1 for _, words in masked):
+        return sentences
+    for _, words in masked:
+        error = ValueError(Errors.M135.format(path=path, line=words[0].line))
+        omissions.add_error("masked sentences", words[0].line, error)
+    return kept
+
+
+def _find_scheme(
+    path: Path, sentences: Sequence[Sentence], misc: str, omissions: Omissions
+) -> Scheme:
+    """Find out how the file annotates entities."""
+    declared = [meta["global.Entity"] for meta, _ in sentences if "global.Entity" in meta]
+    fields = declared[0].split("-") if declared else []
+    has_fields = {"etype", "identity"} <= set(fields)
+    if misc == MENTIONS and not has_fields:
+        raise ValueError(Errors.M136.format(path=path, fields="-".join(fields)))
+    lines: dict[str, int] = {}
+    values: dict[str, set[str]] = {}
+    for word in (word for _, words in sentences for word in words):
+        for key, value in word.misc.items():
+            lines.setdefault(key, word.line)
+            values.setdefault(key, set()).add(value)
+    if misc and misc not in lines:
+        warn_of_unused(path, "--misc", misc, lines)
+    is_tagged = all(tag == "O" or IOB.fullmatch(tag) for tag in values.get("name", ()))
+    found = [key for key in KEYS if key in lines and (key != "name" or is_tagged)]
+    usable = [key for key in found if key != MENTIONS] + [MENTIONS] * has_fields
+    chosen = misc or next(iter(usable), "")
+    for key in found:
+        if key != chosen:
+            omissions.add_unread("keys of MISC", key, lines[key])
+    default = "" if "O" in values.get(chosen, ()) else "O"
+    return Scheme(chosen, fields, default)
+
+
+def _choose_category(path: Path, sentences: Iterable[Sentence], category: str) -> str:
+    found = {key for meta, _ in sentences for key in meta}
+    if not category:
+        return "intent" if "intent" in found and GENRE not in found else GENRE
+    if category != "newdoc" and category not in found:
+        warn_of_unused(path, "--category", category, found)
+    return category
 
 
 def read_mentions(path: Path, words: list[Word]) -> list[Mention]:
@@ -136,21 +260,23 @@ def _named_spans(doc: Doc, mentions: Iterable[Mention], declared: list[str]) -> 
     )
 
 
-def _group_documents(
-    sentences: Iterable[Sentence], category: str
-) -> Iterator[tuple[str | None, list[Word]]]:
-    label: str | None = None
-    document: list[Word] = []
-    for meta, words in sentences:
-        found = _find_category(meta, category)
-        is_new = any(key.partition(" ")[0] == "newdoc" for key in meta)
-        if document and (is_new or found not in (None, label)):
-            yield label, document
-            document = []
-        label = found if is_new else found or label
-        document += words
-    if document:
-        yield label, document
+def _group_documents(sentences: Sequence[Sentence], category: str) -> list[Document]:
+    has_marks = any(map(_is_new, (meta for meta, _ in sentences)))
+    found = [_find_category(meta, category) for meta, _ in sentences]
+    is_split = not has_marks and None not in found
+    documents: list[Document] = []
+    for label, (meta, words) in zip(found, sentences, strict=True):
+        previous = documents[-1].label if documents else None
+        is_new = _is_new(meta)
+        if not documents or is_new or is_split or label not in (None, previous):
+            documents.append(Document(label if is_new else label or previous, [], False))
+        label, others, is_declared = documents[-1]
+        documents[-1] = Document(label, others + words, is_declared or "global.Entity" in meta)
+    return documents
+
+
+def _is_new(meta: Meta) -> bool:
+    return any(key.partition(" ")[0] == "newdoc" for key in meta)
 
 
 def _find_category(meta: Meta, key: str) -> str | None:
@@ -160,27 +286,19 @@ def _find_category(meta: Meta, key: str) -> str | None:
     return match[1] if match else None
 
 
-def _read_sentences(path: Path) -> Iterator[Sentence]:
+def _read_sentences(path: Path, encoding: str, omissions: Omissions) -> Iterator[Sentence]:
     meta: Meta = {}
     rows: list[tuple[int, list[str]]] = []
-    for number, line in read_lines(path):
+    for number, line in chain(read_lines(path, encoding), [(0, "")]):
         if line.startswith("#"):
-            key, _, value = line[1:].partition("=")
-            meta[key.strip()] = value.strip()
+            key, value = parse_comment(line)
+            meta[key] = value
         elif line.strip():
-            columns = line.split("\t")
-            if len(columns) != 10:
-                raise ValueError(
-                    Errors.M103.format(
-                        path=path, line=number, expected=10, found=len(columns), value=line
-                    )
-                )
-            rows.append((number, columns))
+            rows.append((number, line.split("\t")))
         elif rows:
-            yield meta, _parse_words(path, rows)
+            with omissions.skipping("sentences", rows[0][0]):
+                yield meta, _parse_words(path, rows)
             meta, rows = {}, []
-    if rows:
-        yield meta, _parse_words(path, rows)
 
 
 def _parse_words(path: Path, rows: list[tuple[int, list[str]]]) -> list[Word]:
@@ -188,6 +306,13 @@ def _parse_words(path: Path, rows: list[tuple[int, list[str]]]) -> list[Word]:
     words: list[Word] = []
     ranges: list[tuple[int, int, int, str, bool]] = []
     for line, columns in rows:
+        if len(columns) != 10:
+            value = "\t".join(columns)
+            raise ValueError(
+                Errors.M103.format(
+                    path=path, line=line, expected=10, found=len(columns), value=value
+                )
+            )
         id_, form, _, upos, xpos, *_, misc_column = columns
         misc = dict(item.split("=", 1) for item in misc_column.split("|") if "=" in item)
         space = misc.get("SpaceAfter") != "No"
@@ -199,7 +324,7 @@ def _parse_words(path: Path, rows: list[tuple[int, list[str]]]) -> list[Word]:
         if kind == "-":
             ranges.append((line, len(words), int(last), form, space))
         elif kind is None:
-            upos, xpos = ("" if tag == "_" else tag for tag in (upos, xpos))
+            upos, xpos = ("" if tag in NO_TAG else tag for tag in (upos, xpos))
             words.append(Word(line, form, upos, xpos, misc, not words, space))
     for line, first, last, form, space in ranges:
         if not first < last <= len(words):

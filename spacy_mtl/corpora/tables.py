@@ -1,263 +1,308 @@
-"""Reads one doc per row or record from CSV, TSV, JSON Lines, and the JSON of CLINC150."""
+"""Reads one doc per row from CSV and TSV."""
 
 import csv
-import json
-import reprlib
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from math import isnan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 from spacy import blank
 from spacy.language import Language
-from spacy.tokens import Doc, Span
-from spacy.util import filter_spans, get_words_and_spaces
+from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
 from ..errors import Errors
 from ..types import Settings
-from .text_io import UNKNOWN, Cats, clean, clean_words, read_lines, with_cats
+from .columns import Sentence, has_entities, label_words, make_docs
+from .omissions import Omissions
+from .text_io import (
+    UNKNOWN,
+    UTF8,
+    Cats,
+    make_error,
+    read_text,
+    split_lines,
+    with_cats,
+)
 
 MAX_CELL = 2**31 - 1  # characters; the csv module's default is 131,072
+DELIMITERS = {",": ",", ";": ";", "tab": "\t", "|": "|"}
+# Names of columns in lower case. The first that a table has is read.
+TEXTS = ("text", "sentence", "utterance")
+LABELS = ("label", "labels", "category", "intent", "class")
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+)
+TOKENS = {
+    "word": "word",
+    "token": "word",
+    "lemma": "lemma",
+    "pos": "tag",
+    "tag": "ner",
+    "ner": "ner",
+}
+IDS = {"", "id", "index"}  # names of columns without labels, in lower case
+MISSING = {"", "nan", "NaN", "<NA>"}  # cells without a value, as pandas writes them
+SHARES = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "False": 0.0, "True": 1.0}
+HINT = "Name the column of the texts with --text, and of the labels with --category."
 
 
 def read_csv(
     path: Path,
     vocab: Vocab,
     *,
-    text: str = "text",
-    category: str = "label",
+    text: str = "",
+    category: str = "",
     separator: str = "",
+    delimiter: str = "",
     lang: str = "en",
-    delimiter: str = ",",
+    encoding: str = UTF8,
+    skip_errors: bool = False,
     quoting: Literal[0, 1, 2, 3] = csv.QUOTE_MINIMAL,
 ) -> Iterator[Doc]:
     """Read the texts and categories of a table with a header.
 
+    A table with a word per row has a column of sentences, such as `Sentence #`, whose value may
+    stand in the first row of each sentence only. Its columns are named word or token, lemma, pos,
+    and tag or ner.
+
     path (Path): The file.
     vocab (Vocab): The vocab of the docs.
-    text (str): The column of the texts. Rows without text are left out.
-    category (str): The column of the labels.
+    text (str): The column of the texts. Rows without text are left out. By default text, sentence
+        or utterance.
+    category (str): The column of the labels, or several columns of 0 and 1 with commas between
+        them, one for each label. By default label, labels, category, intent or class, or else all
+        columns of 0 and 1, if there are several, or else the only column besides the texts.
     separator (str): The string between two labels of one text. With a separator, a blank cell
         means that no label applies. Without one, it means that the category is missing.
+    delimiter (str): The character between two columns, or "tab". By default the line `sep=;` of
+        Excel tells it, or else the header.
     lang (str): The language whose tokenizer splits the texts.
-    delimiter (str): The character between two columns.
+    encoding (str): The encoding, as in `read_text`.
+    skip_errors (bool): Whether to leave out rows with another number of columns.
     quoting (Literal[0, 1, 2, 3]): The handling of quotes, a constant of the `csv` module.
-    YIELDS (Doc): The docs. `cats` has all labels of the file.
-    RAISES (ValueError): M110 if a column is missing, M103 if a row has another number of columns.
+    YIELDS (Doc): The docs. `cats` has all labels of the file, with NaN for unknown ones.
+    RAISES (ValueError): M110 if a column is missing, M103 if a row has another number of columns,
+        M114 for a share of a label that is not from 0 to 1, M137 for pairs of texts.
     """
-    nlp = blank(lang, vocab=vocab)
-    pairs: list[tuple[Doc, Cats | None]] = []
-    for row in _read_rows(path, {"--text": text, "--category": category}, delimiter, quoting):
-        cell = row[category]
-        labels = [label.strip() for label in (cell.split(separator) if separator else [cell])]
-        cats = {label: 1.0 for label in labels if label}
-        if row[text].strip():
-            pairs.append((nlp.make_doc(row[text]), cats if cats or separator else None))
-    yield from with_cats(pairs)
+    lines = split_lines(read_text(path, encoding))
+    with Omissions(path, skip_errors, HINT) as omissions:
+        table = _read_table(path, lines, delimiter, quoting, omissions)
+        known = {name.lower(): name for name in reversed(table.header)}
+        sentence = next((name for name in known if name.startswith("sentence")), "")
+        pair = next((names for names in PAIRS if known.keys() >= set(names)), ())
+        if sentence and {"word", "token"} & known.keys() and not text and not category:
+            yield from make_docs(vocab, _read_sentences(table, known[sentence], omissions))
+        elif pair and not text:
+            names = [known[name] for name in pair]
+            raise ValueError(Errors.M137.format(path=path, columns=names, first=names[0]))
+        elif table.header:
+            text = text or _get_first(known, TEXTS)
+            _check_column(table, "--text", text)
+            labels = _find_labels(table, text, category)
+            for name in table.header:
+                if name not in {text, *labels} and not _is_index(table, name):
+                    omissions.add_unread("columns", name, table.line)
+            nlp = blank(lang, vocab=vocab)
+            yield from with_cats(_read_texts(table, nlp, text, labels, separator, omissions))
 
 
-def read_tsv(path: Path, vocab: Vocab, **options: str) -> Iterator[Doc]:
+def read_tsv(
+    path: Path, vocab: Vocab, *, delimiter: str = "", **options: str | bool
+) -> Iterator[Doc]:
     """Read a table with tabs between its columns. Quotes have no special meaning.
 
     path (Path): The file.
     vocab (Vocab): The vocab of the docs.
-    **options (str): `text`, `category`, `separator` and `lang`, as in `read_csv`.
+    delimiter (str): Another character between two columns. Quotes have their meaning then.
+    **options (Union[str, bool]): The other options of `read_csv`.
     YIELDS (Doc): The docs, as from `read_csv`.
     """
-    return read_csv(path, vocab, delimiter="\t", quoting=csv.QUOTE_NONE, **options)
+    quoting = csv.QUOTE_MINIMAL if delimiter else csv.QUOTE_NONE
+    settings: Settings = {"delimiter": delimiter or "tab", "quoting": quoting, **options}
+    return read_csv(path, vocab, **settings)
 
 
-def read_jsonl(path: Path, vocab: Vocab, *, lang: str = "en") -> Iterator[Doc]:
-    """Read one JSON object per line. All annotations are optional.
+class Table(NamedTuple):
+    """A table: the names of its columns, their line, the delimiter, and each row with its line."""
 
-    The doc is `text` (str) or `tokens` (list of str). Give both if the text is not the tokens
-    joined by spaces. The annotations:
-
-    - `tags`: a string or null per token.
-    - `entities` or `spans`: `[start, end, label]` or `{"start", "end", "label"}`, in characters.
-    - `cats`: an object of numbers from 0 to 1, with null for an unknown category.
-    - `label`: a string or a list of strings, instead of `cats`.
-
-    A missing key or null is a missing annotation. An empty list means that no entity or label
-    applies.
-
-    path (Path): The file.
-    vocab (Vocab): The vocab of the docs.
-    lang (str): The language whose tokenizer splits a `text` without `tokens`.
-    YIELDS (Doc): The docs. `cats` has all labels of the file, with NaN for unknown categories.
-    RAISES (ValueError): M109 if a line is not JSON, M110 without a doc, M111 or M114 if an
-        annotation does not fit the tokens.
-    """
-    nlp = blank(lang, vocab=vocab)
-    pairs: list[tuple[Doc, Cats | None]] = []
-    for line, content in read_lines(path):
-        if not content.strip():
-            continue
-        where = f"{path}, line {line}"
-        record = _parse_json(path, content, line)
-        _check(isinstance(record, dict), where, "record", record, "a JSON object")
-        doc = _make_doc(nlp, where, record)
-        _set_tags(doc, where, record.get("tags"))
-        _set_ents(doc, where, record.get("entities", record.get("spans")))
-        if len(doc):
-            pairs.append((doc, _read_cats(where, record)))
-    yield from with_cats(pairs)
+    path: Path
+    line: int
+    header: list[str]
+    delimiter: str
+    rows: list[tuple[int, dict[str, str]]]
 
 
-def read_clinc(
-    path: Path, vocab: Vocab, *, split: str = "train", lang: str = "en"
-) -> Iterator[Doc]:
-    """Read one split of a JSON file with the form `{split: [[text, label], ...]}`.
-
-    path (Path): The file.
-    vocab (Vocab): The vocab of the docs.
-    split (str): The key of the split.
-    lang (str): The language whose tokenizer splits the texts.
-    YIELDS (Doc): The docs. `cats` has one label, with the value 1.
-    RAISES (ValueError): M109 or M114 if the file is not JSON of this form, M110 if it lacks the
-        split.
-    """
-    nlp = blank(lang, vocab=vocab)
-    data = _parse_json(path, "\n".join(line for _, line in read_lines(path)))
-    _check(isinstance(data, dict), path, "the file", data, "an object of splits")
-    if split not in data:
-        fix = "Name one of these with --split"
-        raise ValueError(Errors.M110.format(where=path, column=split, found=list(data), fix=fix))
-    _check(isinstance(data[split], list), path, split, data[split], "a list")
-    for i, item in enumerate(data[split]):
-        is_pair = isinstance(item, list) and [type(value) for value in item] == [str, str]
-        _check(is_pair, path, f"item {i} of {split}", item, "[text, label]")
-        text, label = map(clean, item)
-        if text.strip():
-            doc = nlp.make_doc(text)
-            doc.cats = {label: 1.0}
-            yield doc
-
-
-def _read_rows(
-    path: Path, required: dict[str, str], delimiter: str, quoting: Literal[0, 1, 2, 3]
-) -> Iterator[dict[str, str]]:
-    reader = csv.reader(
-        (f"{line}\n" for _, line in read_lines(path)), delimiter=delimiter, quoting=quoting
+def _read_table(
+    path: Path,
+    lines: list[str],
+    delimiter: str,
+    quoting: Literal[0, 1, 2, 3],
+    omissions: Omissions,
+) -> Table:
+    mark = re.fullmatch(r'"?sep=(.)"?', lines[0]) if lines else None
+    if mark:
+        lines = ["", *lines[1:]]
+    delimiter = DELIMITERS.get(delimiter, delimiter) or (
+        mark[1] if mark else _guess_delimiter(lines)
     )
+    if len(delimiter) != 1:
+        raise ValueError(
+            Errors.M113.format(value=delimiter, option="delimiter", choices=[*DELIMITERS])
+        )
+    reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, quoting=quoting)
     limit = csv.field_size_limit(MAX_CELL)
     try:
-        rows = ((reader.line_num, row) for row in reader if row)
-        line, header = next(rows, (1, list(required.values())))
-        for option, column in required.items():
-            if header.count(column) > 1:
-                where, fix = f"{path}, line {line}", "one with each name once"
-                _check(False, where, "the header", header, fix)
-            if column not in header:
-                where, fix = f"{path}, line {line}", f"Name one of these with {option}"
-                raise ValueError(
-                    Errors.M110.format(where=where, column=column, found=header, fix=fix)
-                )
-        for line, row in rows:
+        numbered = [(reader.line_num, row) for row in reader if row]
+    finally:
+        csv.field_size_limit(limit)
+    line, header = numbered[0] if numbered else (1, [])
+    header = [name.strip() for name in header]
+    rows = []
+    for number, row in numbered[1:]:
+        with omissions.skipping("rows", number):
             if len(row) != len(header):
                 raise ValueError(
                     Errors.M103.format(
-                        path=path, line=line, found=len(row), expected=len(header), value=row
+                        path=path, line=number, found=len(row), expected=len(header), value=row
                     )
                 )
-            yield dict(zip(header, row, strict=True))
-    finally:
-        csv.field_size_limit(limit)
+            rows.append((number, dict(zip(header, row, strict=True))))
+    return Table(path, line, header, delimiter, rows)
 
 
-def _parse_json(path: Path, content: str, line: int = 1) -> Any:
+def _guess_delimiter(lines: Sequence[str]) -> str:
+    """RETURNS (str): The delimiter that cuts the header into the most columns."""
+    header = next((line for line in lines if line), "")
+    return max(
+        DELIMITERS.values(), key=lambda mark: len(next(csv.reader([header], delimiter=mark), []))
+    )
+
+
+def _get_first(known: Mapping[str, str], names: Sequence[str]) -> str:
+    """RETURNS (str): The name in a table of the first column that it has."""
+    return next((known[name] for name in names if name in known), names[0])
+
+
+def _check_column(table: Table, option: str, column: str) -> None:
+    where = f"{table.path}, line {table.line}"
+    _check(
+        table.header.count(column) < 2, where, "the header", table.header, "one with each name once"
+    )
+    if column not in table.header:
+        example = table.delimiter.join(["text", "label", *["..."] * (len(table.header) > 2)])
+        fix = f"Name one of these with {option}. If they are no names, put {example!r} above them"
+        found = table.header
+        raise ValueError(Errors.M110.format(where=where, column=column, found=found, fix=fix))
+
+
+def _find_labels(table: Table, text: str, category: str) -> list[str]:
+    """RETURNS (List[str]): The column of the labels, or the columns of 0 and 1."""
+    if category:
+        columns = [category] if category in table.header else category.split(",")
+        columns = [column.strip() for column in columns]
+    else:
+        known = {name.lower(): name for name in reversed(table.header)}
+        columns = [_get_first(known, LABELS)]
+        others = [name for name in table.header if name != text and name.lower() not in IDS]
+        others = [name for name in others if not _is_index(table, name)]
+        one_hot = [name for name in others if _is_one_hot(table, name)]
+        if columns[0] not in table.header and (len(one_hot) > 1 or len(others) == 1):
+            columns = one_hot if len(one_hot) > 1 else others
+    for column in columns:
+        _check_column(table, "--category", column)
+    return columns
+
+
+def _is_one_hot(table: Table, column: str) -> bool:
+    values = {row[column] for _, row in table.rows} - MISSING
+    return bool(values) and values <= SHARES.keys() and column.lower() not in IDS
+
+
+def _is_index(table: Table, column: str) -> bool:
+    """RETURNS (bool): Whether a column numbers the rows, as pandas writes it: without a name."""
+    is_unnamed = not column or column.startswith("Unnamed: ")
+    return is_unnamed and all(row[column].isdigit() for _, row in table.rows)
+
+
+def _read_texts(
+    table: Table,
+    nlp: Language,
+    text: str,
+    labels: list[str],
+    separator: str,
+    omissions: Omissions,
+) -> Iterator[tuple[Doc, Cats | None]]:
+    for line, row in table.rows:
+        if row[text].strip() in MISSING:
+            omissions.add_left_out("rows without text", line)
+            continue
+        cells = [row[column].strip() for column in labels]
+        cats: Cats | None
+        if len(labels) > 1:
+            cats = {
+                label: _read_share(table, line, label, cell)
+                for label, cell in zip(labels, cells, strict=True)
+            }
+            is_missing = any(map(isnan, cats.values()))
+        elif separator and cells[0] not in MISSING - {""}:
+            cats = {label.strip(): 1.0 for label in cells[0].split(separator) if label.strip()}
+            is_missing = False
+        else:
+            is_missing = cells[0] in MISSING
+            cats = None if is_missing else {cells[0]: 1.0}
+        if is_missing:
+            omissions.add_left_out("labels that are empty or NaN", line)
+        yield nlp.make_doc(row[text]), cats
+
+
+def _read_share(table: Table, line: int, column: str, cell: str) -> float:
+    if cell in MISSING:
+        return UNKNOWN
     try:
-        # strict=False accepts control characters inside strings.
-        return json.loads(content, strict=False)
-    except json.JSONDecodeError as error:
-        line += error.lineno - 1
-        raise ValueError(Errors.M109.format(path=path, line=line, reason=error.msg)) from error
+        share = SHARES[cell] if cell in SHARES else float(cell)
+    except ValueError:
+        share = -1.0
+    fix = "0, 1 or a number between them, as several columns of labels are named"
+    _check(0 <= share <= 1, f"{table.path}, line {line}", column, cell, fix)
+    return share
+
+
+def _read_sentences(table: Table, sentence: str, omissions: Omissions) -> list[Sentence]:
+    """Read a table with a word per row."""
+    roles: dict[str, str] = {}
+    for name in table.header:
+        role = TOKENS.get(name.lower())
+        if role == "ner" and not has_entities(Counter(row[name] for _, row in table.rows)):
+            role = "tag"
+        if role and role not in roles:
+            roles[role] = name
+        elif name != sentence and not _is_index(table, name):
+            omissions.add_unread("columns", name, table.line)
+    groups: list[list[tuple[int, dict[str, str]]]] = []
+    current = None
+    for line, row in table.rows:
+        if not groups or row[sentence].strip() not in ("", current):
+            groups.append([])
+        current = row[sentence].strip() or current
+        groups[-1].append((line, row))
+    sentences = []
+    for group in groups:
+        columns = {role: [row[name] for _, row in group] for role, name in roles.items()}
+        with omissions.skipping("sentences", group[0][0]):
+            labels = label_words(table.path, [line for line, _ in group], columns)
+            spaces = [True] * len(group)
+            sentences.append(Sentence(False, columns["word"], spaces, labels, None))
+    return sentences
 
 
 def _check(valid: bool, where: Path | str, key: str, value: object, fix: str) -> None:
     if not valid:
-        raise ValueError(
-            Errors.M114.format(where=where, key=key, value=reprlib.repr(value), fix=fix)
-        )
-
-
-def _is_strings(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _make_doc(nlp: Language, where: str, record: Settings) -> Doc:
-    if "text" not in record and "tokens" not in record:
-        raise ValueError(
-            Errors.M110.format(
-                where=where,
-                column="text",
-                found=list(record),
-                fix="Give each record text or tokens",
-            )
-        )
-    tokens = record.get("tokens")
-    _check(tokens is None or _is_strings(tokens), where, "tokens", tokens, "a list of strings")
-    words = clean_words(tokens or [])
-    text = record.get("text", " ".join(words))
-    _check(isinstance(text, str), where, "text", text, "a string")
-    if tokens is None:
-        return nlp.make_doc(clean(text))
-    try:
-        words, spaces = get_words_and_spaces(words, clean(text))
-        fits = len(words) == len(tokens)
-    except ValueError:
-        fits = False
-    _check(fits, where, "tokens", tokens, "the words of its text, in order")
-    return Doc(nlp.vocab, words=words, spaces=spaces)
-
-
-def _set_tags(doc: Doc, where: str, tags: Any) -> None:
-    if tags is not None:
-        valid = isinstance(tags, list) and len(tags) == len(doc)
-        valid = valid and all(isinstance(tag, str | None) for tag in tags)
-        _check(valid, where, "tags", tags, f"{len(doc)} strings or nulls, one for each token")
-        for token, tag in zip(doc, tags, strict=True):
-            token.tag_ = clean(tag or "")
-
-
-def _set_ents(doc: Doc, where: str, entities: Any) -> None:
-    if entities is None:
-        return
-    _check(isinstance(entities, list), where, "entities", entities, "a list")
-    spans: list[Span] = []
-    for entity in entities:
-        value: Any = entity
-        if isinstance(entity, dict):
-            value = [entity.get(key) for key in ("start", "end", "label")]
-        is_span = isinstance(value, list) and [type(item) for item in value] == [int, int, str]
-        _check(is_span and value[2] != "", where, "an entity", entity, "[start, end, label]")
-        start, end, label = value
-        inside = 0 <= start < end <= len(doc.text)
-        span = doc.char_span(start, end, label=clean(label)) if inside else None
-        if span is None or len(filter_spans([*spans, span])) <= len(spans):
-            tokens = [t.text for t in doc if start < t.idx + len(t) and t.idx < end]
-            raise ValueError(
-                Errors.M111.format(
-                    where=where, entity=value, value=doc.text[start:end], tokens=tokens
-                )
-            )
-        spans.append(span)
-    doc.set_ents(spans)
-
-
-def _read_cats(where: str, record: Settings) -> Cats | None:
-    cats = record.get("cats")
-    if cats is None and record.get("label") not in (None, ""):
-        labels = record["label"] if isinstance(record["label"], list) else [record["label"]]
-        valid = all(isinstance(label, str | int | float) for label in labels)
-        _check(valid, where, "label", labels, "a string or a list of strings")
-        cats = {str(label): 1.0 for label in labels}
-    if cats is not None:
-        valid = isinstance(cats, dict) and all(map(_is_share, cats.values()))
-        _check(valid, where, "cats", cats, "an object of labels and numbers from 0 to 1, or null")
-        return {clean(k): UNKNOWN if v is None else float(v) for k, v in cats.items()}
-    return None
-
-
-def _is_share(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and 0 <= value <= 1)
+        raise make_error(where, key, value, fix)

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -38,7 +41,7 @@ def corpus(tmp_path: Path) -> Path:
         "jsonl/a.jsonl": '{"text": "a b", "entities": []}\n{"text": "c", "label": "x"}\n',
         "csv/a.csv": "text,label\nhi,x\n",
         "csv/b.csv": "text,label\nyo,y\n",
-        "csv/README.md": "not a corpus",
+        "other/README.md": "not a corpus",
         "tsv/a.tsv": "body\tkind\nhi\tx;y\n",
         "clinc/a.json": json.dumps({"train": [["hi", "x"]], "val": [["yo", "y"]]}),
         "empty/a.csv": "text,label\n",
@@ -77,17 +80,34 @@ def test_missing_annotations_are_counted_as_missing(corpus):
     }
 
 
-def test_categories_have_a_value_for_every_label_of_the_input(corpus):
+def test_categories_have_a_value_for_every_label_of_their_file(corpus):
+    """Files that share a label know the labels of each other."""
+    (corpus / "csv" / "c.csv").write_text("text,label\nup,y\nno,z\n", encoding="utf8")
     convert([corpus / "ud" / "a.conllu", corpus / "csv", corpus / "jsonl"], corpus / "out.spacy")
-    none = {"news": 0.0, "talk": 0.0, "x": 0.0, "y": 0.0}
     assert [doc.cats for doc in load(corpus / "out.spacy")] == [
-        none | {"news": 1.0},
-        none | {"talk": 1.0},
-        none | {"x": 1.0},
-        none | {"y": 1.0},
+        {"news": 1.0, "talk": 0.0},
+        {"news": 0.0, "talk": 1.0},
+        {"x": 1.0},
+        {"y": 1.0, "z": 0.0},
+        {"y": 1.0, "z": 0.0},
+        {"y": 0.0, "z": 1.0},
         {},
-        none | {"x": 1.0},
+        {"x": 1.0},
     ]
+
+
+def test_every_tenth_document_is_dev_data(tmp_path):
+    """Documents are split before they are cut. Both parts have all categories."""
+    path, out, dev = (tmp_path / name for name in ("a.jsonl", "new/out.spacy", "other/dev.spacy"))
+    rows = [{"text": f"{i} a. b.", "label": f"label{i % 2}"} for i in range(1, 26)]
+    path.write_text("".join(map("{}\n".format, map(json.dumps, rows))), encoding="utf8")
+    counts = convert([path], out, dev=dev)
+    assert [doc.text for doc in load(dev)] == ["10 a. b.", "20 a. b."]
+    assert counts.docs == len(load(out)) == 23
+    assert {tuple(doc.cats) for doc in [*load(out), *load(dev)]} == {("label0", "label1")}
+    path.write_text("".join(map("{}\n".format, map(json.dumps, rows[:9]))), encoding="utf8")
+    with pytest.raises(ValueError, match=r"M258.*9 documents"):
+        convert([path], out, dev=dev)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +159,9 @@ def test_output_folder_is_made(corpus):
         ("x/a.jsonl", "jsonl"),
         ("x/a.csv", "csv"),
         ("x/a.tsv", "tsv"),
-        ("x/a.json", "clinc"),
+        ("x/a.json", "json"),
+        ("x/a.parquet", "parquet"),
+        ("x/a.spacy", "spacy"),
         ("x/a.txt", None),
         ("x/my.label", None),
     ],
@@ -153,7 +175,9 @@ def test_find_files(corpus):
     assert find_files(triple) == find_files([corpus / "slots"]) == [("slots", corpus / "slots")]
     folder = corpus / "csv"
     assert find_files([folder]) == [("csv", folder / "a.csv"), ("csv", folder / "b.csv")]
-    assert find_files([folder / "README.md"], "csv") == [("csv", folder / "README.md")]
+    assert find_files([corpus / "other" / "README.md"], "csv") == [
+        ("csv", corpus / "other" / "README.md")
+    ]
 
 
 def test_command(corpus):
@@ -167,8 +191,9 @@ def test_command(corpus):
     assert ["tags:", "'PROPN'", "(2),", "'VERB'", "(1),", "'ADV'", "(1)"] in lines
     first, second, third = load(corpus / "out.spacy")
     assert [token.tag_ for token in first] == ["PROPN", "VERB", "ADV"]
-    assert first.cats == {"Play": 0.0, "chat": 0.0, "news": 1.0}
-    assert second.cats == {"Play": 0.0, "chat": 1.0, "news": 0.0}
+    assert first.cats == {"chat": 0.0, "news": 1.0}
+    assert second.cats == {"chat": 1.0, "news": 0.0}
+    assert third.cats == {"Play": 1.0}
     assert not third.has_annotation("TAG")
 
 
@@ -204,13 +229,15 @@ def test_an_option_of_the_command_among_those_of_formats(corpus):
     ("name", "options", "code", "part"),
     [
         ("none.csv", {}, "M101", "none.csv"),
-        ("csv/README.md", {}, "M102", "README.md"),
+        ("other/README.md", {}, "M102", "README.md"),
         ("ud", {"format": "csv"}, "M102", "'csv'"),
         ("ud/a.conllu", {"format": "xml"}, "M102", "'xml'"),
         ("empty", {}, "M112", "empty"),
         ("ud", {"tasks": ["tags", "deps"]}, "M113", "'deps'"),
         ("ud", {"tags": "feats"}, "M113", "'feats'"),
-        ("ud", {"columns": "xpos"}, "M113", "'columns'"),
+        ("ud", {"column": "xpos"}, "M113", "'column'"),
+        ("ud", {"columns": "word,tag"}, "M130", "--columns"),
+        ("csv", {"split": "train"}, "M130", "--split"),
     ],
 )
 def test_errors(corpus, name, options, code, part):
@@ -245,7 +272,7 @@ def test_command_prints_what_others_raise(corpus, output, args, part):
 def test_categories_that_are_not_known(corpus):
     """Unknown categories stay missing. Categories that are not named get 0."""
     (corpus / "csv/c.jsonl").write_text(
-        '{"text": "a", "cats": {"x": 1, "z": null}}\n{"text": "b", "cats": {"z": 0.5}}\n'
+        '{"text": "a", "cats": {"x": 1, "y": 0, "z": null}}\n{"text": "b", "cats": {"z": 0.5}}\n'
     )
     convert([corpus / "csv"], corpus / "out.spacy")
     assert [doc.cats for doc in load(corpus / "out.spacy")] == [
@@ -267,3 +294,27 @@ def test_command_prints_errors(corpus):
 def test_command_is_registered_once():
     assert setup_cli() is mtl_cli
     assert [group.typer_instance for group in app.registered_groups].count(mtl_cli) == 1
+
+
+def test_a_terminal_of_ascii(corpus):
+    """Characters that the terminal cannot show are escaped, in labels, warnings and errors."""
+    (corpus / "csv/ö.csv").write_text("text,label,ä\nhi,schön,1\n", encoding="utf8")
+    script = "from spacy.cli._util import app; import spacy_mtl.cli; app()"
+    env = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    args = [sys.executable, "-c", script, "mtl", "convert", str(corpus / "csv/ö.csv")]
+    for output, code, part in [("ö.spacy", 0, "sch\\xf6n"), ("ö", 1, "M115")]:
+        run = subprocess.run([*args, str(corpus / output)], env=env, capture_output=True)
+        assert run.returncode == code, run.stderr
+        assert part in run.stdout.decode("ascii")
+        if code == 0:
+            assert run.stderr.decode("ascii").startswith("Warning: [W110]")
+
+
+def test_skip_errors(corpus):
+    (corpus / "csv/b.csv").write_text("text,label\nhi,x\nyo\n", encoding="utf8")
+    args = [str(corpus / "csv/b.csv"), str(corpus / "out.spacy")]
+    result = CliRunner().invoke(app, ["mtl", "convert", *args])
+    assert result.exit_code == 1 and "M103" in result.output
+    with pytest.warns(UserWarning, match=r"W112.*line 3"):
+        result = CliRunner().invoke(app, ["mtl", "convert", *args, "--skip-errors"])
+    assert result.exit_code == 0, result.output

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,9 @@ def test_named_mentions(tmp_path):
     first, second = read(tmp_path, GUM)
     assert ents(first) == [("Duke University of York", "person"), ("Rome", "place")]
     assert iobs(first) == [3, 1, 1, 1, 2, 2, 2, 2, 3]
-    assert iobs(second) == [2], "declared and empty: annotated as no entity"
+    assert iobs(second) == [0], "neither a mention nor a declaration of its own"
+    declared = GUM.replace("# meta::genre = vlog", ENTITY)
+    assert iobs(read(tmp_path, declared)[1]) == [2], "declared and empty"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,9 @@ def test_named_mentions(tmp_path):
     ],
 )
 def test_entities_are_missing_unless_named_mentions_are_declared(tmp_path, header, misc):
-    (doc,) = read(tmp_path, header + rows("Rome", "x", misc=(misc, "_")))
+    text = header + rows("Rome", "x", misc=(misc, "_"))
+    with nullcontext() if misc == "_" else pytest.warns(UserWarning, match=r"W110.*'Entity'"):
+        (doc,) = read(tmp_path, text)
     assert iobs(doc) == [0, 0]
     assert not doc.has_annotation("ENT_IOB")
 
@@ -143,7 +148,8 @@ def test_ner_column(tmp_path):
 
 def test_ner_wins_over_brackets(tmp_path):
     misc = "NER=B-LOC|Entity=(1-place-new-Rome)"
-    (doc,) = read(tmp_path, f"{ENTITY}\n" + rows("Rome", misc=(misc,)))
+    with pytest.warns(UserWarning, match=r"W110.*'Entity'.*--misc"):
+        (doc,) = read(tmp_path, f"{ENTITY}\n" + rows("Rome", misc=(misc,)))
     assert ents(doc) == [("Rome", "LOC")]
 
 
@@ -153,7 +159,6 @@ def test_ner_wins_over_brackets(tmp_path):
         ("meta::genre", ["news", "vlog"]),
         ("newdoc", ["GUM", "GUM"]),
         ("sent_id", ["1", "2", None]),
-        ("meta::other", [None, None]),
     ],
 )
 def test_category(tmp_path, key, labels):
@@ -201,10 +206,11 @@ def test_tolerates(tmp_path, change):
 
 def test_characters_that_spacy_refuses_are_replaced(tmp_path):
     path = tmp_path / "bytes.conllu"
-    path.write_bytes(rows("a@b", "", "c\x07\x85").encode().replace(b"@", b"\xed\xa0\x80\0"))
+    text = rows("a@b", "", "c\x07\x85", "éééé").encode()
+    path.write_bytes(text.replace(b"@", b"\xed\xa0\x80\0"))
     with pytest.warns(UserWarning, match="W100"):
         (doc,) = read_conllu(path, Vocab())
-    assert [t.text for t in doc] == ["a\ufffd\ufffd\ufffd\ufffdb", "\ufffd", "c\x07\x85"]
+    assert [t.text for t in doc] == ["a\ufffd\ufffd\ufffd\ufffdb", "\ufffd", "c\x07\x85", "éééé"]
 
 
 @pytest.mark.parametrize(
@@ -225,6 +231,7 @@ def test_characters_that_spacy_refuses_are_replaced(tmp_path):
             ["line 4", "1)"],
         ),
         (rows("a", misc=("NER=E-LOC",)), "M107", ["line 1", "E-LOC"]),
+        (rows("a", misc=("NER=X-LOC",)), "M107", ["line 1", "X-LOC"]),
         (rows("a", misc=("NER=B-",)), "M107", ["line 1", "B-"]),
     ],
 )
@@ -267,3 +274,73 @@ def test_brackets_round_trip(spans):
     words = [Word(i, "w", "", "", {"Entity": b}, not i, True) for i, b in enumerate(brackets)]
     expected = [(first, last + 1, ["type", str(g)]) for g, (first, last) in enumerate(spans)]
     assert sorted(read_mentions(Path("x"), words)) == sorted(expected)
+
+
+@pytest.mark.parametrize("key", ["NER", "name", "Mine"])
+def test_tags_of_a_key_of_misc(tmp_path, key):
+    """In a file with tags "O", a word without the key has a missing tag."""
+    text = rows("a", "b", "c", misc=(f"{key}=B-PER", f"{key}=O", "_")) + "\n" + rows("d")
+    (doc,) = read(tmp_path, text, misc="Mine" if key == "Mine" else "")
+    assert (ents(doc), iobs(doc)) == ([("a", "PER")], [3, 2, 0, 0])
+
+
+def test_a_name_that_is_no_entity_tag(tmp_path):
+    (doc,) = read(tmp_path, rows("a", misc=("name=Anna",)))
+    assert not doc.has_annotation("ENT_IOB")
+
+
+def test_chosen_mentions(tmp_path):
+    text = f"{ENTITY}\n" + rows("Rome", misc=("NER=B-LOC|Entity=(1-place-new-Rome)",))
+    with pytest.warns(UserWarning, match=r"W110.*'NER'"):
+        (doc,) = read(tmp_path, text, misc="Entity")
+    assert ents(doc) == [("Rome", "place")]
+    with pytest.raises(ValueError, match=r"M136.*global\.Entity"):
+        read(tmp_path, rows("Rome"), misc="Entity")
+
+
+def test_options_without_effect(tmp_path):
+    with pytest.warns(UserWarning) as told:
+        read(tmp_path, GUM, misc="NER", category="meta::topic")
+    found = "".join(str(item.message) for item in told)
+    assert "--misc 'NER'" in found and "--category 'meta::topic'" in found
+    assert "'meta::genre'" in found
+
+
+def test_masked_text(tmp_path):
+    masked = rows("_", "___", "_")
+    with pytest.raises(ValueError, match=r"M135.*line 3"):
+        read(tmp_path, f"{rows('a')}\n{masked}")
+    with pytest.warns(UserWarning, match=r"W112.*1 masked sentences, in line 3"):
+        (doc,) = read(tmp_path, f"{rows('a')}\n{masked}", skip_errors=True)
+    assert doc.text == "a "
+    assert [doc.text for doc in read(tmp_path, rows("_"))] == ["_ "]
+
+
+def test_empty_xpos(tmp_path):
+    text = rows("a", "b").replace("NNP", "_")
+    with pytest.warns(UserWarning, match=r"W116.*--tags upos"):
+        (doc,) = read(tmp_path, text)
+    assert not doc.has_annotation("TAG")
+    assert [token.tag_ for token in read(tmp_path, text, tags="upos")[0]] == ["PROPN"] * 2
+
+
+def test_intents_of_sentences(tmp_path):
+    text = f"# intent: x\n{rows('a')}\n# intent: x\n{rows('b')}"
+    assert [(doc.text, doc.cats) for doc in read(tmp_path, text)] == [
+        ("a ", {"x": 1.0}),
+        ("b ", {"x": 1.0}),
+    ]
+
+
+def test_skipped_sentences(tmp_path):
+    text = f"{rows('a')}\n{rows('b').replace('1', '2')}\n{rows('c')}"
+    with pytest.warns(UserWarning, match=r"W112.*1 sentences, in line 3.*M104"):
+        (doc,) = read(tmp_path, text, skip_errors=True)
+    assert doc.text == "a c "
+
+
+def test_skipped_entities(tmp_path):
+    misc = ("NER=X-PER", "NER=O")
+    with pytest.warns(UserWarning, match=r"W112.*documents' entities, in line 1.*M107"):
+        (doc,) = read(tmp_path, rows("a", "b", misc=misc), skip_errors=True)
+    assert not doc.has_annotation("ENT_IOB") and doc[0].tag_ == "NNP"

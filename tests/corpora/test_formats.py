@@ -55,7 +55,7 @@ def test_options_of_formats_have_defaults(tmp_path: Path) -> None:
     """Each reader takes its options, and needs none of them."""
     known = get_formats()
     assert {"conllu", "slots", "jsonl", "csv", "tsv", "clinc"} <= known.keys()
-    values = {"tags": "upos", "lang": "en"}
+    values = {"tags": "upos", "lang": "en", "skip_errors": True}
     for format in known.values():
         options = {key: values.get(key, "x") for key in format.options}
         for given in ({}, options):
@@ -65,7 +65,8 @@ def test_options_of_formats_have_defaults(tmp_path: Path) -> None:
 
 def test_format_of_another_package(registered: None, corpus: Path) -> None:
     assert guess_format(corpus / "a.lines") == "lines"
-    assert ("lines", corpus / "a.lines") in find_files([corpus])
+    with pytest.warns(UserWarning, match=r"W113.*1 of its files.*'b\.txt'"):
+        assert ("lines", corpus / "a.lines") in find_files([corpus])
     counts = convert([corpus / "a.lines"], corpus / "out.spacy", tag="Y")
     assert counts.tasks["tags"].labels == {"Y": 3}
     assert counts.tasks["spans"].labels == {"LINE": 2}
@@ -94,3 +95,67 @@ def test_format_by_content(registered: None, corpus: Path) -> None:
 def test_something_else_is_registered(registered: None) -> None:
     with pytest.raises(ValueError, match=r"M128.*'lines'.*Format"):
         get_formats()
+
+
+FILES = {
+    "conllu": "1\ta\t_\tX\tY\t_\t0\t_\t_\t_\n",
+    "columns": "Anna\tB-PER\nleft\tO\n",
+    "fasttext": "__label__x hi\n",
+    "tsv": "text\tlabel\nhi there\tx\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("a.conll", "conllu"),
+        ("a.conll", "columns"),
+        ("a.iob2", "columns"),
+        ("a.txt", "columns"),
+        ("a.TXT", "fasttext"),
+        ("a.tsv", "columns"),
+        ("a.TSV", "tsv"),
+    ],
+)
+def test_formats_that_share_names(tmp_path: Path, name: str, format: str) -> None:
+    (tmp_path / name).write_text(FILES[format], encoding="utf8")
+    assert guess_format(tmp_path / name) == format
+
+
+def test_a_format_of_which_only_the_name_fits(tmp_path: Path) -> None:
+    """The reader says what is wrong with the file."""
+    (tmp_path / "a.conllu").write_text("1 a b\n", encoding="utf8")
+    with pytest.raises(ValueError, match="M103"):
+        convert([tmp_path / "a.conllu"], tmp_path / "out.spacy")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    """What is not read of a folder is told, but not hidden files and the output."""
+    (tmp_path / "a.CSV").write_text("text,label\nhi,x\n", encoding="utf8")
+    for name in (".hidden", "out.spacy", "notes.md"):
+        (tmp_path / name).write_text("", encoding="utf8")
+    (tmp_path / "more").mkdir()
+    with pytest.warns(UserWarning, match=r"W113.*2 of its files.*: 'more/', 'notes\.md'") as told:
+        convert([tmp_path], tmp_path / "out.spacy")
+    assert len(told) == 1
+
+
+def test_files_in_which_nothing_was_found(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\nhi,x\n", encoding="utf8")
+    (tmp_path / "b.csv").write_text("text,label\n", encoding="utf8")
+    (tmp_path / "c.conll").write_text("# x = y\na _\nb _\n\nc _\n", encoding="utf8")
+    with pytest.warns(UserWarning) as told:
+        convert([tmp_path], tmp_path / "out.spacy")
+    nothing, unlabelled = (str(item.message) for item in told)
+    assert "W114" in nothing and "b.csv" in nothing
+    assert "W115" in unlabelled and "none of its 2 docs" in unlabelled
+
+
+def test_labels_of_files_that_share_some(tmp_path: Path) -> None:
+    for name, labels in {"a": "xy", "b": "yz", "c": "w"}.items():
+        rows = "".join(f"hi,{label}\n" for label in labels)
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{rows}", encoding="utf8")
+    convert([tmp_path], tmp_path / "out.spacy")
+    cats = [doc.cats for doc in load(tmp_path / "out.spacy")]
+    assert [sorted(value) for value in cats] == [["x", "y", "z"]] * 4 + [["w"]]
+    assert all(sum(value.values()) == 1.0 for value in cats)

@@ -152,6 +152,58 @@ def test_endless(nlp: Language, sampling: str) -> None:
     assert endless[: 3 * 85] == draw(nlp, sampling=sampling, epochs=3)
 
 
+# In what shares are counted
+
+
+def of_length(n_docs: int, n_words: int) -> Callable[[Language], list[Example]]:
+    """RETURNS: A reader of docs of a length with an entity every ten words."""
+
+    def read(nlp: Language) -> list[Example]:
+        docs = [Doc(nlp.vocab, words=["a"] * n_words) for _ in range(n_docs)]
+        for doc in docs:
+            doc.set_ents([Span(doc, i, i + 1, label="X") for i in range(0, n_words, 10)])
+        return [Example(doc.copy(), doc) for doc in docs]
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        # 10 docs of 200 words with 20 entities each, and 500 docs of 8 words with 1
+        ({"sampling": "uniform"}, {"docs": 1 / 2}),
+        ({"sampling": "uniform", "unit": "words"}, {"words": 1 / 2}),
+        ({"sampling": "uniform", "unit": "labels"}, {"labels": 1 / 2}),
+        ({"sampling": "temperature", "unit": "words"}, {"words": 1 / (1 + 2**0.5)}),
+        ({"sampling": "temperature", "unit": "labels"}, {"labels": 1 / (1 + 2.5**0.5)}),
+        ({"sampling": "proportional", "unit": "words"}, {"words": 1 / 3, "docs": 10 / 510}),
+    ],
+)
+def test_shares_are_counted_in_units(
+    nlp: Language, settings: dict[str, Any], expected: dict[str, float]
+) -> None:
+    corpora = {"long": of_length(10, 200), "short": of_length(500, 8)}
+    tasks = {"long": ["ner"], "short": ["ner"]}
+    reader = create_mixed_corpus_v1(corpora=corpora, tasks=tasks, epochs=20, **settings)
+    totals = {"docs": Counter[bool](), "words": Counter[bool](), "labels": Counter[bool]()}
+    for eg in reader(nlp):
+        is_long = len(eg.reference) == 200
+        totals["docs"][is_long] += 1
+        totals["words"][is_long] += len(eg.reference)
+        totals["labels"][is_long] += len(eg.reference.ents)
+    for unit, share in expected.items():
+        assert totals[unit][True] / totals[unit].total() == pytest.approx(share, rel=0.05)
+
+
+def test_a_corpus_without_the_unit(nlp: Language) -> None:
+    corpora = {"long": of_length(2, 20), "bare": numbered("bare", 5)}
+    reader = create_mixed_corpus_v1(
+        corpora=corpora, tasks={"bare": ["ner"]}, sampling="uniform", unit="labels"
+    )
+    with pytest.raises(ValueError, match=r"M092.*'bare'.*no labels"):
+        next(iter(reader(nlp)))
+
+
 OWN = {"big": ["tagger"], "mid": ["ner"], "small": ["textcat"]}
 
 

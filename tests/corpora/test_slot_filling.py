@@ -75,7 +75,7 @@ def test_no_break_space_stays_in_its_word(tmp_path):
         (("a\nb\n", "O\n", "x\ny\n"), "M108", ["seq.out", "line 2"]),
         (("a\n", "O\n", "x\ny\n"), "M108", ["seq.in", "line 2", "'y'"]),
         (("\na\n", "\nO\n", "x\ny\n"), "M108", ["line 1", "'x'"]),
-        (("a\n", "S-x\n", "x\n"), "M107", ["seq.out", "line 1", "'S-x'"]),
+        (("a\n", "X-x\n", "x\n"), "M107", ["seq.out", "line 1", "'X-x'"]),
     ],
 )
 def test_errors_name_file_line_and_value(tmp_path, texts, code, parts):
