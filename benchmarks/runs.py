@@ -26,6 +26,8 @@ SETTINGS = {
     "snips": {"snips": ["ner", "textcat"]},
     "separate": {"ewt": ["tagger"], "gum": ["ner"], "clinc": ["textcat"]},
 }
+# The settings of corpora.train that say how often each corpus is drawn.
+SAMPLING = ("sampling", "temperature", "unit")
 
 
 class Contender(NamedTuple):
@@ -41,6 +43,17 @@ class Contender(NamedTuple):
     task: str = ""
     config: str = "mtl_cpu.cfg"
     rate: str = "training.optimizer.encoder_learn_rate.initial_rate"
+
+
+def weigh_tasks(tagger: float, ner: float, textcat: float) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): The change of the config to fixed weights of the losses."""
+    weights = {"tagger": tagger, "ner": ner, "textcat": textcat}
+    return {
+        "components.transformer.balancer": {
+            "@misc": "spacy-mtl.StaticWeights.v1",
+            "weights": weights,
+        }
+    }
 
 
 # One model per task. The table has one row for all of them.
@@ -70,6 +83,7 @@ def compare(
     parser.add_argument(
         "--limit", type=int, default=0, help="docs per training corpus, saved next to it; 0: all"
     )
+    parser.add_argument("--evaluate", type=int, default=0, help="docs per dev and test corpus")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gpu-id", type=int, default=-1)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
@@ -97,6 +111,7 @@ def compare(
             "updates": args.updates,
             "rate": rate,
             "limit": args.limit,
+            "evaluate": args.evaluate,
             "encoder": args.encoder,
             "overrides": overrides,
         }
@@ -132,7 +147,7 @@ def run(args: argparse.Namespace, contender: Contender, job: dict[str, Any]) -> 
     nlp = init_nlp(make_config(args.data, contender, job), use_gpu=args.gpu_id)
     # The labels are collected now. From here on all contenders read the same endless stream.
     nlp.config["training"]["max_epochs"] = -1
-    nlp.config["corpora"]["train"]["epochs"] = 0
+    nlp.config["corpora"]["train"] |= {"epochs": 0, **get_sampling(job["setting"])}
     parts = [job[key] for key in ("setting", "contender", "seed", "rate") if job[key] is not None]
     out = args.save / "-".join(map(str, parts)) if args.save else None
     if out:
@@ -141,7 +156,7 @@ def run(args: argparse.Namespace, contender: Contender, job: dict[str, Any]) -> 
     nlp.config["training"]["eval_frequency"] = job["updates"] + 1
     T = nlp.config.interpolate()["training"]
     T = registry.resolve({"batcher": T["batcher"], "optimizer": T["optimizer"]})
-    clock, optimizer = Clock(T["batcher"]), T["optimizer"]
+    clock, optimizer = Clock(T["batcher"], contender.task), T["optimizer"]
     registry.batchers.register("benchmark.clock.v1", func=lambda: clock)
     registry.optimizers.register("benchmark.optimizer.v1", func=lambda: optimizer)  # type: ignore
     nlp.config["training"]["batcher"] = {"@batchers": "benchmark.clock.v1"}
@@ -152,7 +167,9 @@ def run(args: argparse.Namespace, contender: Contender, job: dict[str, Any]) -> 
     with nlp.use_params(optimizer.averages):
         for part in ("dev", "test"):
             for name, tasks in get_corpora(job["setting"], contender.task).items():
-                found = nlp.evaluate(list(Corpus(args.data / f"{name}_{part}.spacy")(nlp)))
+                path = args.data / f"{name}_{part}"
+                path = cut(path, job["evaluate"]) if job["evaluate"] else path
+                found = nlp.evaluate(list(Corpus(path.with_suffix(".spacy"))(nlp)))
                 scores |= {f"{part}_{SCORES[task]}": found[SCORES[task]] for task in tasks}
     return {
         **job,
@@ -189,22 +206,48 @@ def make_config(folder: Path, contender: Contender, job: dict[str, Any]) -> Any:
     for path, value in {**contender.changes, **rate}.items():
         set_dot_to_object(config, path, value)
     corpora = get_corpora(job["setting"], contender.task)
-    keep_tasks(config, [*chain(*corpora.values())])
-    config["corpora"]["train"] = train_corpus(folder, corpora, job["seed"], job["limit"])
+    tasks = [*chain(*corpora.values())]
+    keep_tasks(config, tasks)
+    config["training"]["score_weights"] = {SCORES[task]: 1 / len(tasks) for task in tasks}
+    mixed = {name: corpora.get(name, []) for name in SETTINGS[job["setting"]]}
+    config["corpora"]["train"] = train_corpus(folder, mixed, job["seed"], job["limit"])
     config["corpora"]["dev"] = {**read_corpus(folder / f"{next(iter(corpora))}_dev"), "limit": 8}
     return config
 
 
-class Clock:
-    """A batcher that records the start time and the words of each batch."""
+def get_sampling(setting: str) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): How the config for separate corpora samples them; nothing for other
+    settings.
+    """
+    from spacy.util import load_config
 
-    def __init__(self, batcher: Any) -> None:
-        self.batcher = batcher
+    if len(SETTINGS[setting]) == 1:
+        return {}
+    train = load_config(ROOT / "configs" / "mtl_separate_corpora.cfg")["corpora"]["train"]
+    return {key: train[key] for key in SAMPLING if key in train}
+
+
+class Clock:
+    """A batcher that records the start time and the words of each batch. For a single task it
+    leaves out the docs for other tasks: the task then has as many updates and words of its own as
+    beside them.
+
+    batcher (Callable): The batcher of the config.
+    task (str): The single task; empty for all tasks.
+    """
+
+    def __init__(self, batcher: Any, task: str = "") -> None:
+        self.batcher, self.task = batcher, task
         self.times: list[float] = []
         self.words: list[int] = []
 
     def __call__(self, items: Any) -> Any:
+        from spacy_mtl.corpora.scope import is_for
+
         for batch in self.batcher(items):
+            if self.task:
+                # A batch without docs for the task is an update without an effect.
+                batch = [eg for eg in batch if is_for(eg.reference, self.task)] or batch
             self.times.append(time.perf_counter())
             self.words.append(sum(len(eg.predicted) for eg in batch))
             yield batch

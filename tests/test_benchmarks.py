@@ -12,7 +12,7 @@ from conftest import make_gold
 from spacy import blank
 from spacy.language import Language
 from spacy.tokens import DocBin
-from spacy.util import load_model_from_config
+from spacy.util import load_model_from_config, registry
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_job(encoder: str, setting: str = "gum", **job: Any) -> dict[str, Any]:
-    options = {"seed": 0, "updates": 2, "rate": None, "limit": 0, "overrides": []}
+    options = {"seed": 0, "updates": 2, "rate": None, "limit": 0, "evaluate": 2, "overrides": []}
     return {"setting": setting, "contender": "x", "encoder": encoder, **options, **job}
 
 
@@ -90,6 +90,22 @@ def test_run(
     assert all(0 <= value <= 1 for value in found.values())
     assert result.items() >= job.items() and result["words_per_second"] > 0
     assert used[-1] == (name == "average-0.99")
+
+
+def test_a_single_task_reads_its_part_of_the_mixed_stream(encoder: str, folder: Path) -> None:
+    """It has the same words of its own in each update as beside the other tasks."""
+    seen = {}
+    for name, tasks in {"uncertainty": [*runs.SCORES], "single-ner": ["ner"]}.items():
+        job = make_job(encoder, "separate")
+        config = runs.make_config(folder, SCRIPTS[name], job)
+        nlp = load_model_from_config(config, auto_fill=True)
+        reader = registry.resolve(nlp.config.interpolate()["corpora"])["train"]
+        clock = runs.Clock(lambda items: iter([list(items)]), SCRIPTS[name].task)
+        (batch,) = clock(reader(nlp))
+        seen[name] = [eg.text for eg in batch if nlp.get_pipe("ner").has_labels(eg.reference)]
+        assert nlp.pipe_names == ["transformer", *tasks]
+        assert (len(seen[name]) == len(batch)) == (name == "single-ner")
+    assert seen["single-ner"] == seen["uncertainty"] and len(seen["single-ner"]) == 4
 
 
 def test_kept_heads() -> None:

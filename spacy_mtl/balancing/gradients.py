@@ -27,6 +27,7 @@ from ..arguments import Range, Seed, Share, checked
 from ..encoder.runtime.cpu.ops import norm
 from ..encoder.training_pass import TaskBatch, rename_keys
 from ..errors import Errors
+from ..extras import get_install_line
 from ..types import Floats2d, get_xp
 from .base import ROUNDING, GradientBalancer, PriorBalancer, ScalarBalancer, add
 from .static import StaticWeights, Weights
@@ -66,7 +67,11 @@ class TorchJD(GradientBalancer):
             )(**self.settings)
             return weighting
         except ImportError as err:
-            raise ValueError(Errors.M023.format(method=self.name, error=err)) from err
+            raise ValueError(
+                Errors.M023.format(
+                    method=self.name, error=err, install=get_install_line("balancing")
+                )
+            ) from err
 
     def check(self, tasks: Sequence[str]) -> None:
         """RAISES (ValueError): M020 for weights of other tasks, M023 if a package is missing."""

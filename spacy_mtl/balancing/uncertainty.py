@@ -14,7 +14,8 @@ class UncertaintyWeights(ScalarBalancer):
     """Learns a log-variance s per task and weights its loss L by exp(-s). It minimizes
     exp(-s) L + c s by gradient descent.
 
-    At the minimum exp(-s) = c / L, so the scale of a loss has no influence.
+    At the minimum exp(-s) = c / L, so the scale of a loss has no influence. The weight follows a
+    loss that changes in about 1 / (c * learn_rate) updates.
 
     The gradient of s is clipped to [-1, 1] per update. Stock heads report losses in the thousands:
     without clipping, one step would bring exp(-s) to 0.
@@ -48,7 +49,7 @@ class UncertaintyWeights(ScalarBalancer):
 
 
 @checked("spacy-mtl.UncertaintyWeights.v1")
-def create_uncertainty_weights_v1(learn_rate: StepSize = 0.01) -> UncertaintyWeights:
+def create_uncertainty_weights_v1(learn_rate: StepSize = 0.1) -> UncertaintyWeights:
     """Weight the tasks by their learned homoscedastic uncertainty: Kendall, Gal and Cipolla (2018),
     "Multi-Task Learning Using Uncertainty to Weigh Losses", equation 10 for classification losses.
 

@@ -10,6 +10,7 @@ from spacy.util import minibatch
 
 from ..arguments import Count, checked
 from ..errors import Errors
+from ..extras import get_install_line
 
 Item = TypeVar("Item", bound=Doc | Example)
 READ_AHEAD = 256  # items tokenized in one call
@@ -75,7 +76,9 @@ def load_tokenizer(name: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, ImportError) as err:
-        raise ValueError(Errors.M001.format(name=name, error=err)) from err
+        raise ValueError(
+            Errors.M001.format(name=name, error=err, install=get_install_line("minilm"))
+        ) from err
     check_tokenizer(tokenizer, name)
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()

@@ -4,7 +4,7 @@ import random
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import count, islice
+from itertools import chain, count, islice
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
@@ -18,9 +18,11 @@ from ..errors import Errors, Warnings
 from ..types import Settings
 from .chunks import make_bare_doc
 from .scope import Selective, is_for, mark
+from .streams import record
 
 Reader = Callable[[Language], Iterable[Example]]
 Sampling = Literal["proportional", "uniform", "temperature", "annealed", "dynamic"]
+Unit = Literal["docs", "words", "labels"]
 NAME = "spacy-mtl.MixedCorpus.v1"
 LEAST_GAP = 0.01  # of a task at its target: it is still sampled, so it is not forgotten
 
@@ -35,17 +37,18 @@ def create_mixed_corpus_v1(
     epochs: Annotated[int, Range()] = 1,
     seed: Seed = 0,
     targets: dict[str, Share] = {},  # noqa: B006
+    unit: Unit = "docs",
 ) -> Reader:
     """Create a reader that mixes corpora into one stream of examples.
 
     Each example is drawn from one corpus. A corpus repeats an example only after all its examples
-    were drawn. Corpus i of size n_i is drawn with a probability proportional to n_i ** a. The
-    exponent a is 1 for "proportional", 0 for "uniform" and 1 / temperature for "temperature". For
-    "annealed" it falls from 1 to 1 / temperature over the first epochs (Stickland and Murray 2019,
-    "BERT and PALs", section 4.2).
+    were drawn. Corpus i has n_i units: docs, words or labels. Its share of the units in the stream
+    is proportional to n_i ** a. The exponent a is 1 for "proportional", 0 for "uniform" and 1 /
+    temperature for "temperature". For "annealed" it falls from 1 to 1 / temperature over the first
+    epochs (Stickland and Murray 2019, "BERT and PALs", section 4.2).
 
-    For "dynamic" the probability is proportional to the mean gap between the scores of the corpus'
-    tasks and their targets (Gottumukkala et al. 2020, "Dynamic Sampling Strategies for Multi-Task
+    For "dynamic" the share is proportional to the mean gap between the scores of the corpus' tasks
+    and their targets (Gottumukkala et al. 2020, "Dynamic Sampling Strategies for Multi-Task
     Reading Comprehension"; their targets are the scores of tasks trained alone). The scores are
     those of the last evaluation, from `spacy-mtl.ProgressLogger.v1` or
     `spacy-mtl.TaskCheckpoints.v1`. Before the first evaluation sampling is uniform. The least gap
@@ -65,8 +68,13 @@ def create_mixed_corpus_v1(
     seed (int): The seed of the stream's own generator. The same seed gives the same stream.
     targets (Dict[str, float]): The target scores of components for "dynamic", from 0 to 1, such as
         the score of the task trained alone; 1 for components that are not named.
+    unit (str): What shares are counted in: "docs"; "words"; or "labels", the tags, entities,
+        categories and other labels of the corpus for its components. With "words" short docs are
+        drawn more often, so that their corpus gets its share of the encoder's work.
+        "proportional" sampling is the same with each unit.
     RAISES (ValueError): M058 or M122 for invalid arguments. When the stream is read: M223 if spaCy
         would never reach its end, M126 for a corpus that cannot be read, M123 for an empty corpus,
+        M092 for a corpus without a unit,
         M124 and M085 for unknown components, M084 if "dynamic" would be read before the first
         score, M086 if each pass over a stream would draw the same examples.
     """
@@ -90,6 +98,7 @@ def create_mixed_corpus_v1(
         targets=targets if sampling == "dynamic" else None,
         epochs=epochs,
         seed=seed,
+        unit=unit,
     )
 
 
@@ -103,6 +112,7 @@ def read_mixed(
     targets: dict[str, float] | None,
     epochs: int,
     seed: int,
+    unit: Unit,
 ) -> Iterator[Example]:
     """Read the corpora and draw from them: the reader that `create_mixed_corpus_v1` returns.
 
@@ -110,7 +120,7 @@ def read_mixed(
     exponent (Optional[Callable]): The exponent of the corpus sizes by the epochs drawn so far; None
         to shuffle all corpora together, or for "dynamic".
     targets (Optional[Dict[str, float]]): The target scores for "dynamic", None for other sampling.
-    corpora, tasks, sampling, epochs, seed: As for `create_mixed_corpus_v1`.
+    corpora, tasks, sampling, epochs, seed, unit: As for `create_mixed_corpus_v1`.
     YIELDS (Example): The mixed stream.
     """
     config = nlp.config.interpolate()
@@ -122,13 +132,18 @@ def read_mixed(
         raise ValueError(Errors.M086.format(sampling=sampling, epochs=epochs))
     generator = random.Random(seed)
     loaded = {name: read_corpus(nlp, name, corpora[name], tasks.get(name)) for name in corpora}
+    record(chain.from_iterable(loaded.values()))
     sizes = [len(examples) for examples in loaded.values()]
     streams = [cycle_shuffled(examples, generator) for examples in loaded.values()]
-    if targets is not None:
-        gaps = follow_gaps(nlp, [tasks.get(name) for name in loaded], targets)
-        stream = draw(streams, gaps, generator)
-    elif exponent is not None:
-        stream = draw(streams, follow_sizes(sizes, exponent), generator)
+    if sampling != "proportional":
+        units = [count_units(nlp, name, loaded[name], tasks.get(name), unit) for name in loaded]
+        if targets is not None:
+            shares = follow_gaps(nlp, [tasks.get(name) for name in loaded], targets)
+        else:
+            assert exponent is not None
+            shares = follow_sizes(units, exponent, sum(sizes))
+        means = [n / size for n, size in zip(units, sizes, strict=True)]
+        stream = draw(streams, shares, means, generator)
     else:
         stream = cycle_shuffled([eg for examples in loaded.values() for eg in examples], generator)
     yield from islice(stream, epochs * sum(sizes)) if epochs else stream
@@ -183,32 +198,69 @@ def is_endless(reader: object) -> bool:
     )
 
 
+def count_units(
+    nlp: Language,
+    name: str,
+    examples: Sequence[Example],
+    components: Sequence[str] | None,
+    unit: Unit,
+) -> int:
+    """Count the units of a corpus.
+
+    nlp (Language): The pipeline.
+    name (str): The name of the corpus, for messages.
+    examples (Sequence[Example]): Its examples.
+    components (Optional[Sequence[str]]): The components that it has labels for, None for all.
+    unit (str): "docs", "words" or "labels".
+    RETURNS (int): The number of units.
+    RAISES (ValueError): M092 if there are none.
+    """
+    docs = [eg.reference for eg in examples]
+    n = len(docs)
+    if unit == "words":
+        n = sum(map(len, docs))
+    elif unit == "labels":
+        names = nlp.component_names if components is None else components
+        layers = {layer.name: layer for task in names for layer in find_layers(nlp, task)[:1]}
+        n = sum(len(layer.get_labels(doc) or ()) for layer in layers.values() for doc in docs)
+    if not n:
+        raise ValueError(Errors.M092.format(name=name, unit=unit))
+    return n
+
+
 def draw(
     streams: Sequence[Iterator[Example]],
-    weights: Iterator[Sequence[float]],
+    shares: Iterator[Sequence[float]],
+    means: Sequence[float],
     generator: random.Random,
 ) -> Iterator[Example]:
     """Draw examples without end.
 
     streams (Sequence[Iterator[Example]]): The endless streams to draw from.
-    weights (Iterator[Sequence[float]]): For each draw, the weights of the streams.
+    shares (Iterator[Sequence[float]]): For each draw, the shares of the streams in all units.
+    means (Sequence[float]): The mean number of units in an example of each stream.
     generator (random.Random): The random generator.
-    YIELDS (Example): The next example of a stream that was chosen in proportion to the weights.
+    YIELDS (Example): The next example of a stream that was chosen at random.
     """
-    for shares in weights:
-        (stream,) = generator.choices(streams, shares)
+    for current in shares:
+        weights = [share / mean for share, mean in zip(current, means, strict=True)]
+        (stream,) = generator.choices(streams, weights)
         yield next(stream)
 
 
 def follow_sizes(
-    sizes: Sequence[int], exponent: Callable[[float], float]
+    units: Sequence[int], exponent: Callable[[float], float], n_docs: int
 ) -> Iterator[Sequence[float]]:
-    """YIELDS (Sequence[float]): For each draw, the corpus sizes to the power of `exponent`, a
-    function of the epochs drawn so far.
+    """Compute the shares of corpora from their sizes.
+
+    units (Sequence[int]): The number of units of each corpus.
+    exponent (Callable[[float], float]): A function of the epochs drawn so far.
+    n_docs (int): The number of draws in an epoch.
+    YIELDS (Sequence[float]): For each draw, the numbers of units to the power of `exponent`.
     """
     for drawn in count():
-        power = exponent(drawn / sum(sizes))
-        yield [size**power for size in sizes]
+        power = exponent(drawn / n_docs)
+        yield [n**power for n in units]
 
 
 def follow_gaps(

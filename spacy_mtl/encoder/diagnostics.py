@@ -12,7 +12,7 @@ from .runtime.cpu.ops import dot
 from .training_pass import PassResult, TaskBatch, rename_keys
 
 MAX_BROKEN = 20  # broken batches of a task in a row that stop the training
-COUNTS = ("updates", "skipped")
+COUNTS = ("updates", "skipped", "units")
 MEANS = ("loss", "weight", "grad_norm")
 STATE = {
     "sums": dict[str, dict[str, float]],
@@ -47,6 +47,7 @@ class Diagnostics:
             self.streaks[task] = 0
             total = self._get_sums(task)
             total["updates"] += 1
+            total["units"] += batch.units.get(task, 0)
             total["loss"] += batch.losses[task]
             total["weight"] += result.weights[task]
             total["grad_norm"] += batch.norms[task]
@@ -79,8 +80,9 @@ class Diagnostics:
 
     def take(self) -> dict[str, dict[str, float]]:
         """RETURNS (Dict[str, Dict[str, float]]): For each task with labels since the last call: the
-        number of batches, the number of broken ones that were left out, and the means of loss,
-        weight and gradient norm over the others.
+        number of batches, the number of broken ones that were left out, and of the others the
+        number of labelled units, such as tokens or docs, and the means of loss, weight and gradient
+        norm. A stock head has 0 units.
         """
         sums, self.sums = self.sums, {}
         return {

@@ -17,6 +17,7 @@ from spacy.vocab import Vocab
 from thinc.api import Model, NumpyOps, Optimizer, set_dropout_rate
 
 from ..arguments import check
+from ..card import write_card
 from ..concurrency import WeightsLock
 from ..errors import Errors
 from ..storage import SavedPipe, parse_json
@@ -105,6 +106,7 @@ class SharedEncoder(ListenedTo, SavedPipe, TrainablePipe):  # type: ignore[misc]
         """
         self.model.initialize()
         if nlp is not None:
+            fill_in_optimizer(nlp)
             names = nlp.pipe_names
             for name in names[names.index(self.name) :] if self.name in names else ():
                 self.find_listeners(nlp.get_pipe(name))
@@ -343,10 +345,13 @@ class SharedEncoder(ListenedTo, SavedPipe, TrainablePipe):  # type: ignore[misc]
         return super().to_bytes(exclude=exclude)
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Save the component, with weights and the balancer's state."""
+        """Save the component, with weights and the balancer's state. In the folder of a pipeline,
+        write the model card too.
+        """
         self._finish_update_if_pending()
         self._follow_names()
         super().to_disk(path, exclude=exclude)
+        write_card(Path(path), self.model.n_parameters)
 
     def _get_writers(self) -> dict[str, Callable[[], bytes]]:
         return super()._get_writers() | {BALANCER: self._pack_balancer}
@@ -364,6 +369,14 @@ class SharedEncoder(ListenedTo, SavedPipe, TrainablePipe):  # type: ignore[misc]
         self._named = self.get_names()
         if self._named:
             self.balancer.rename({task: task for task in self._named})
+
+
+def fill_in_optimizer(nlp: Language) -> None:
+    """Fill in the variables of `[training.optimizer]`, such as ${training.max_steps}. spaCy makes
+    optimizers for Python code from this section alone, where the variables have no value.
+    """
+    filled = nlp.config.interpolate()
+    nlp.config["training"]["optimizer"] = filled["training"]["optimizer"]
 
 
 def buffer(stream: Iterable[Doc], n_docs: int, n_tokens: int) -> Iterator[list[Doc]]:

@@ -3,7 +3,8 @@ class trains, predicts, scores, saves and loads.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from pathlib import Path
@@ -21,13 +22,15 @@ from thinc.types import FloatsXd
 from ..concurrency import WeightsLock
 from ..contracts import Listener, ModuleOptimizer
 from ..corpora.scope import is_for
+from ..corpora.streams import read_whole
 from ..encoder.host import isolated
 from ..errors import Errors
 from ..storage import SavedPipe, check_type
-from ..types import Settings
+from ..types import Floats1d, Floats2d, Ints2d, Settings, get_ops
 from ..weights import ModelWeights
 from .loss_weighting import LossWeighting
 from .losses import ExampleWeights
+from .prior import get_log_shares
 from .siblings import Prediction, ScoredHead
 
 Scores = TypeVar("Scores")
@@ -93,6 +96,7 @@ class Head(SavedPipe, ScoredHead[Prediction], ABC, Generic[Scores, Prediction]):
         self.lock = WeightsLock()
         self.loss_weighting = loss
         self.cfg = {"labels": [], **settings, **deepcopy(self.LEARNED_STATE)}
+        self.counts: dict[str, list[int]] = {}
 
     # What a subclass implements
 
@@ -131,6 +135,30 @@ class Head(SavedPipe, ScoredHead[Prediction], ABC, Generic[Scores, Prediction]):
         """RETURNS (List[str]): The class of each output of the model: the labels by default."""
         return list(self.labels)
 
+    def get_output_names(self) -> list[str]:
+        """RETURNS (List[str]): The name of each output, all different: its class by default."""
+        return self.get_outputs()
+
+    def count_outputs(self, examples: Iterable[Example]) -> Ints2d | None:
+        """Count the labelled units of each output, for the bias at the start of training and for
+        balanced class weights.
+
+        examples (Iterable[Example]): The training examples.
+        RETURNS (Optional[Ints2d]): The units with each output, and without it, C x 2; None if the
+            outputs are no classes.
+        """
+        return None
+
+    def get_bias(self, counts: Floats2d) -> Floats1d:
+        """Compute the scores that fit the labels best, of all that are the same for each unit. The
+        bias of the output layer starts with them.
+
+        counts (Floats2d): The units with each output, times the class weights, and without it,
+            C x 2.
+        RETURNS (Floats1d): The bias, C. Its softmax gives the share of each output by default.
+        """
+        return get_log_shares(counts)
+
     def check_labels(self, get_examples: Callable[[], Iterable[Example]]) -> None:
         """Check the labels at initialization.
 
@@ -141,10 +169,18 @@ class Head(SavedPipe, ScoredHead[Prediction], ABC, Generic[Scores, Prediction]):
             raise ValueError(SpacyErrors.E143.format(name=self.name))
 
     def balance_classes(self, examples: Iterable[Example]) -> dict[str, float]:
-        """RETURNS (Dict[str, float]): Class weights under which all classes have the same total.
+        """RETURNS (Dict[str, float]): Class weights under which all classes that occur have the
+            same total.
         RAISES (ValueError): M039 if the head has no classes.
         """
-        raise ValueError(Errors.M039.format(name=self.name))
+        counts = self.count_outputs(examples)
+        if counts is None:
+            raise ValueError(Errors.M039.format(name=self.name))
+        units = Counter[str]()
+        for label, (n, _) in zip(self.get_outputs(), counts.tolist(), strict=True):
+            units[label] += n
+        found = {label: n for label, n in units.items() if n}
+        return {label: units.total() / (len(found) * n) for label, n in found.items()}
 
     # Labels
 
@@ -164,11 +200,13 @@ class Head(SavedPipe, ScoredHead[Prediction], ABC, Generic[Scores, Prediction]):
         return tuple(self.cfg["labels"])
 
     @property
-    def label_data(self) -> Sequence[str]:
-        """RETURNS (Sequence[str]): The labels, as `init labels` writes and `initialize` reads
-        them.
+    def label_data(self) -> Settings:
+        """RETURNS (Dict[str, Any]): The labels, and for each output of the model the number of
+        labelled units with and without it, as `init labels` writes and `initialize` reads them:
+        {"labels": ["a", "b"], "counts": {"a": [3, 1], "b": [1, 3]}}. A loaded head has no
+        counts.
         """
-        return self.labels
+        return {"labels": list(self.labels), "counts": deepcopy(self.counts)}
 
     def add_label(self, label: str) -> int:
         """Add a label, before the model is initialized.
@@ -205,18 +243,29 @@ class Head(SavedPipe, ScoredHead[Prediction], ABC, Generic[Scores, Prediction]):
         get_examples: Callable[[], Iterable[Example]],
         *,
         nlp: Language | None = None,
-        labels: Iterable[str] | None = None,
+        labels: dict[str, Any] | Sequence[str] | None = None,
     ) -> None:
-        """Find the labels and set the sizes of the model.
+        """Find the labels, set the sizes of the model, and start its bias at the frequencies of the
+        labels.
 
-        get_examples (Callable): Returns a representative sample of examples.
+        get_examples (Callable): Returns a representative sample of examples. If they are
+            draws of a MixedCorpus, all its examples are read instead.
         nlp (Optional[Language]): The current pipeline.
-        labels (Optional[Iterable[str]]): The labels, as written by `init labels`. By default they
-            are collected from the examples.
+        labels (Optional[Union[Dict[str, Any], Sequence[str]]]): The labels, or labels and counts,
+            as written by `init labels`. By default both are collected from the examples.
         RAISES (ValueError): M032 or M035 if the labels do not fit the model, M038 if a class weight
-            names another label, spaCy's E143 if there is no label.
+            names another label, M049 or M170 for labels and counts of another form, spaCy's E143
+            if there is no label.
         """
         validate_get_examples(get_examples, f"{type(self).__name__}.initialize")
+        get_examples = read_whole(get_examples)
+        counts: dict[str, list[int]] = {}
+        if isinstance(labels, Mapping):
+            entry = f"initialize.components.{self.name}.labels"
+            pairs = labels.get("counts", {})
+            pairs = check_type(pairs, dict[str, tuple[int, int]], f"{entry}.counts")
+            counts = {name: [*pair] for name, pair in pairs.items()}
+            labels = check_type(labels.get("labels"), list[str], f"{entry}.labels")
         for label in self.find_labels(get_examples) if labels is None else labels:
             self.add_label(label)
         self.check_labels(get_examples)
@@ -228,6 +277,24 @@ class Head(SavedPipe, ScoredHead[Prediction], ABC, Generic[Scores, Prediction]):
         self.check_outputs()
         self.reset_state()
         self.set_class_weights(get_examples)
+        self.counts = counts or self._count_by_name(get_examples())
+        self._set_bias()
+
+    def _count_by_name(self, examples: Iterable[Example]) -> dict[str, list[int]]:
+        counts = self.count_outputs(examples)
+        if counts is None:
+            return {}
+        return dict(zip(self.get_output_names(), counts.tolist(), strict=True))
+
+    def _set_bias(self) -> None:
+        output, names = self.model.get_ref("output_layer"), self.get_output_names()
+        if not self.counts or "b" not in output.param_names:
+            return
+        if different := sorted(self.counts.keys() ^ set(names)):
+            raise ValueError(Errors.M170.format(name=self.name, different=different))
+        counts: Any = numpy.array([self.counts[name] for name in names], dtype="f")
+        counts[:, 0] *= self._get_class_weights()
+        output.set_param("b", get_ops(self.model).asarray1f(self.get_bias(counts)))
 
     def reset_state(self) -> None:
         """Reset the state learned in training to its initial values."""
@@ -256,9 +323,11 @@ class Head(SavedPipe, ScoredHead[Prediction], ABC, Generic[Scores, Prediction]):
         """
         if self.loss_weighting is None:
             return None
-        given = self.cfg["class_weights"]
-        weights = [given.get(label, 1.0) for label in self.get_outputs()]
+        weights = self._get_class_weights()
         return self.loss_weighting.get_weights(self.cfg["loss_steps"], weights, self.model.ops)
+
+    def _get_class_weights(self) -> list[float]:
+        return [self.cfg["class_weights"].get(label, 1.0) for label in self.get_outputs()]
 
     def state_dict(self) -> Settings:
         """RETURNS (Dict[str, Any]): A copy of the state learned in training besides weights and

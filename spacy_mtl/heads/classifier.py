@@ -1,15 +1,15 @@
 """The base class of heads that choose one label for each unit."""
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Generic
 
 from spacy.training import Example
 
-from ..types import Bools1d, Bools2d, Floats1d, Floats2d, get_ops
+from ..types import Bools1d, Bools2d, Floats1d, Floats2d, Ints2d, get_ops
 from .calibration import CalibratableHead, Likelihood, get_softmax_confidences, make_softmax_nll
 from .losses import cross_entropy
+from .prior import count_masks
 from .siblings import Prediction
 
 
@@ -35,9 +35,9 @@ class ClassifierHead(CalibratableHead[Floats2d, Prediction], Generic[Prediction]
         smoothing = self.cfg.get("label_smoothing", 0.0)
         return cross_entropy(scores, allowed, label_smoothing=smoothing, weights=self.get_weights())
 
-    def balance_classes(self, examples: Iterable[Example]) -> dict[str, float]:
+    def count_outputs(self, examples: Iterable[Example]) -> Ints2d:
         masks = (self.get_targets([example]) for example in examples)
-        return balance_classes(self.get_outputs(), masks)
+        return count_masks(masks, len(self.get_outputs()))
 
     def make_nll(self, examples: Sequence[Example], scores: Floats2d) -> Likelihood:
         return make_softmax_nll(self.get_targets(examples), scores)
@@ -46,17 +46,3 @@ class ClassifierHead(CalibratableHead[Floats2d, Prediction], Generic[Prediction]
         self, examples: Sequence[Example], scores: Floats2d, temperature: float
     ) -> tuple[Floats1d, Bools1d]:
         return get_softmax_confidences(self.get_targets(examples), scores, temperature)
-
-
-def balance_classes(classes: Sequence[str], targets: Iterable[Bools2d]) -> dict[str, float]:
-    """Compute class weights under which all classes that occur have the same total weight.
-
-    classes (Sequence[str]): The class of each output, C.
-    targets (Iterable[Bools2d]): Masks of allowed outputs, each R x C.
-    RETURNS (Dict[str, float]): The weight of each class that occurs.
-    """
-    counts = Counter[str]()
-    for allowed in targets:
-        gold = allowed[allowed.sum(axis=1) == 1].argmax(axis=1)
-        counts.update(classes[i] for i in gold.tolist())
-    return {label: counts.total() / (len(counts) * n) for label, n in counts.items()}

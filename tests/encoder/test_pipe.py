@@ -151,8 +151,8 @@ def test_a_trained_stock_pipeline_moves_over_by_one_line(encoder: str, tmp_path:
     balancer = ours.get_pipe("transformer").balancer
     assert isinstance(balancer, UncertaintyWeights)
     assert balancer.log_variances.keys() == set(STOCK_HEADS)
-    assert balancer.log_variances["tagger"] == pytest.approx(5 * 0.01)
-    assert all(abs(s) <= 5 * 0.01 + 1e-9 for s in balancer.log_variances.values())
+    assert balancer.log_variances["tagger"] == pytest.approx(5 * 0.1)
+    assert all(abs(s) <= 5 * 0.1 + 1e-9 for s in balancer.log_variances.values())
 
 
 def test_stock_model_with_weights_is_taken_over(encoder: str) -> None:
@@ -709,7 +709,7 @@ def test_default_balancer(encoder: str) -> None:
     nlp.add_pipe("mtl_transformer", config={"model": {"name": encoder}})
     assert nlp.config["components"]["mtl_transformer"]["balancer"] == {
         "@misc": "spacy-mtl.UncertaintyWeights.v1",
-        "learn_rate": 0.01,
+        "learn_rate": 0.1,
     }
 
 

@@ -315,4 +315,6 @@ def test_diagnostics(make_nlp: Callable) -> None:
     assert found["tagger"]["updates"] == 2 and found["ner"]["updates"] == 1
     assert found["tagger"]["loss"] == pytest.approx(losses["tagger"] / 2, rel=1e-6)
     assert found["ner"]["grad_norm"] > 0 and found["ner"]["weight"] == 1
+    n_words = sum(len(text.split()) for text in TEXTS)
+    assert found["tagger"]["units"] == 2 * n_words and found["ner"]["units"] == n_words
     assert nlp.get_pipe("transformer").diagnostics.take() == {}

@@ -135,7 +135,9 @@ def test_labels_from_initialize(make_nlp):
     nlp.initialize(lambda: make_examples(nlp))
     assert nlp.get_pipe("tagger").labels == ("NN", "UNSEEN", "VBD")
     losses = nlp.update(make_examples(nlp), losses={})
-    assert losses["tagger"] == pytest.approx(numpy.log(3), rel=1e-6)
+    # Four tokens are NN and three VBD. The bias adds one to each label.
+    expected = -(4 * numpy.log(5 / 10) + 3 * numpy.log(4 / 10)) / 7
+    assert losses["tagger"] == pytest.approx(expected, rel=1e-6)
 
 
 # All heads
@@ -212,7 +214,7 @@ def test_unlabelled_docs_add_nothing(make_nlp, head):
     for with_them, without in zip(*runs, strict=True):
         numpy.testing.assert_allclose(with_them, without, atol=1e-5)
     assert runs[0][0][0] > runs[0][0][-1] > 0
-    assert numpy.abs(runs[0][2]).max() > 1e-3
+    assert numpy.abs(runs[0][2]).max() > 1e-4
 
 
 @pytest.mark.parametrize("head", HEADS)

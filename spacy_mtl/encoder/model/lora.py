@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ...arguments import Range, Rate, Size, checked
 from ...errors import Errors
+from ...extras import get_install_line
 
 ALL = "all-linear"
 LAYERS = (torch.nn.Linear, Conv1D, torch.nn.Embedding)
@@ -44,7 +45,9 @@ class LoRA:
         try:
             from peft import LoraConfig, LoraModel
         except ImportError as err:
-            raise ValueError(Errors.M068.format(error=err)) from err
+            raise ValueError(
+                Errors.M068.format(error=err, install=get_install_line("lora"))
+            ) from err
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # any number will do

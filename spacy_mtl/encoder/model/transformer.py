@@ -125,6 +125,15 @@ class SharedTransformer(Model[list[Doc], TokenMatrix]):
         return self.shim.loaded.tokenizer
 
     @property
+    def n_parameters(self) -> int:
+        """RETURNS (int): The number of the encoder's parameters, without adapters; 0 before
+        `initialize`.
+        """
+        module = self.transformer
+        named = module.named_parameters() if isinstance(module, torch.nn.Module) else ()
+        return sum(weight.numel() for name, weight in named if "lora_" not in name)
+
+    @property
     def lock(self) -> WeightsLock:
         """RETURNS (WeightsLock): The lock that predictions hold while they read the weights, and
         updates while they change them.

@@ -16,15 +16,15 @@ from thinc.api import Config, Model
 from ...annotations.spans import Entities
 from ...arguments import Rate, checked
 from ...errors import Errors, Warnings
-from ...types import Bools1d, Bools2d, Floats1d, Floats2d, Settings, get_ops
+from ...types import Bools1d, Bools2d, Floats1d, Floats2d, Ints2d, Settings, get_ops
 from ..base import show_as
 from ..calibration import CalibratableHead, Likelihood, make_softmax_nll
-from ..classifier import balance_classes
 from ..loss_weighting import LossWeighting
 from ..losses import cross_entropy, one_hot
+from ..prior import count_masks
 from .crf import TransitionScores, crf_loss, span_probabilities, viterbi
 from .model import Scores
-from .tagging import Scheme, get_index, get_spans, get_tags, make_chain
+from .tagging import Scheme, fit_bias, get_index, get_spans, get_tags, make_chain
 
 DEFAULT_CONFIG = """
 [ner]
@@ -91,10 +91,6 @@ class MultiTaskNER(CalibratableHead[Scores, list[Entity]]):
         )
 
     @property
-    def label_data(self) -> list[str]:
-        return list(self.labels)
-
-    @property
     def tags(self) -> list[str]:
         """RETURNS (List[str]): The tags that the scheme makes of the labels."""
         return get_tags(self.labels, self.cfg["scheme"])
@@ -103,14 +99,26 @@ class MultiTaskNER(CalibratableHead[Scores, list[Entity]]):
         """RETURNS (List[str]): The entity type of each tag, or "O"."""
         return [tag[2:] or tag for tag in self.tags]
 
+    def get_output_names(self) -> list[str]:
+        return self.tags
+
     def check_labels(self, get_examples: Callable[[], Iterable[Example]]) -> None:
         """Warn by W013 if there are no entity types."""
         if not self.labels:
             warnings.warn(Warnings.W013.format(name=self.name))
 
-    def balance_classes(self, examples: Iterable[Example]) -> dict[str, float]:
+    def count_outputs(self, examples: Iterable[Example]) -> Ints2d:
         masks = (self.get_targets([example]) for example in examples)
-        return balance_classes(self.get_outputs(), masks)
+        return count_masks(masks, len(self.tags))
+
+    def get_bias(self, counts: Floats2d) -> Floats1d:
+        """RETURNS (Floats1d): The bias, C. With a CRF, the marginals of its chain are the shares of
+        the tags, up to the ends of docs.
+        """
+        log_shares = super().get_bias(counts)
+        if not self.model.attrs["crf"]:
+            return log_shares
+        return fit_bias(log_shares, make_chain(tuple(self.tags), self.cfg["scheme"]))
 
     # Predictions
 

@@ -7,11 +7,12 @@ from typing import Literal
 
 import numpy
 
-from ...types import Bools1d, Bools2d
+from ...types import Bools1d, Bools2d, Floats1d
 from .crf import FORBIDDEN, TransitionScores
 
 Scheme = Literal["bio", "biluo"]
 PREFIXES = {"bio": "BI", "biluo": "BILU"}
+SCALINGS = 50  # exact after one or two for "biluo"
 
 
 def get_tags(labels: Sequence[str], scheme: Scheme) -> list[str]:
@@ -41,6 +42,32 @@ def make_chain(tags: tuple[str, ...], scheme: Scheme) -> TransitionScores:
 def to_scores(mask: "Bools1d | Bools2d") -> "numpy.ndarray":
     """RETURNS (Floats): 0 where the mask is true, FORBIDDEN elsewhere."""
     return numpy.where(mask, 0.0, FORBIDDEN).astype("f")
+
+
+def fit_bias(log_shares: Floats1d, chain: TransitionScores) -> Floats1d:
+    """Find a bias of tags under which a chain without other scores has given marginals.
+
+    A tag that may only follow a rare tag, such as "L-PER", is likely once that tag is there. With
+    the logarithms of the shares as bias, the chain would have next to no entities of several
+    tokens.
+
+    The expected transitions F = diag(r) A diag(s), where A is 1 for allowed ones, have the shares
+    f as sums of rows and of columns. Sinkhorn and Knopp (1967), "Concerning Nonnegative Matrices
+    and Doubly Stochastic Matrices", scale rows and columns in turns. The score of F_ij / f_i for
+    all transitions is the bias log r + log s - log f of each tag.
+
+    log_shares (Floats1d): The logarithms of the shares, C.
+    chain (TransitionScores): The chain, with FORBIDDEN or 0 for each transition.
+    RETURNS (Floats1d): The bias, C.
+    """
+    shares = numpy.exp(log_shares)
+    allowed = chain.transitions > FORBIDDEN / 2
+    columns = numpy.ones_like(shares)
+    for _ in range(SCALINGS):
+        rows = shares / (allowed @ columns)
+        columns = shares / (rows @ allowed)
+    bias: Floats1d = numpy.log(rows) + numpy.log(columns) - log_shares
+    return bias
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy
 from spacy.errors import Errors as SpacyErrors
@@ -18,12 +19,13 @@ from ...annotations.categories import Categories
 from ...arguments import Rate, Share, checked
 from ...encoder.host import isolated
 from ...errors import Warnings
-from ...types import Bools1d, Bools2d, Floats1d, Floats2d, Settings, get_ops
+from ...types import Bools1d, Bools2d, Floats1d, Floats2d, Ints2d, Settings, get_ops
 from ..base import show_as
 from ..calibration import CalibratableHead, Likelihood
 from ..classifier import ClassifierHead
 from ..loss_weighting import LossWeighting
 from ..losses import binary_cross_entropy, sigmoid, softmax
+from ..prior import get_log_odds
 
 DEFAULT_CONFIG = """
 [textcat]
@@ -133,23 +135,25 @@ class MultiTaskTextCategorizer(  # type: ignore[misc]
     support_missing_values = True
 
     @isolated
-    def initialize(
+    def initialize(  # type: ignore[override]
         self,
         get_examples: Callable[[], Iterable[Example]],
         *,
         nlp: Language | None = None,
-        labels: Iterable[str] | None = None,
+        labels: dict[str, Any] | Sequence[str] | None = None,
         positive_label: str | None = None,
     ) -> None:
-        """Find the labels and set the sizes of the model.
+        """Find the labels, set the sizes of the model, and start its bias at the frequencies of the
+        labels.
 
         get_examples (Callable): Returns a representative sample of examples.
         nlp (Optional[Language]): The current pipeline.
-        labels (Optional[Iterable[str]]): The categories, as written by `init labels`. By default
-            they are collected from the examples.
+        labels (Optional[Union[Dict[str, Any], Sequence[str]]]): The categories, or categories and
+            counts, as written by `init labels`. By default both are collected from the examples.
         positive_label (Optional[str]): The category to score, if there are two.
         RAISES (ValueError): M035 if the labels do not fit the model, M038 if a class weight names
-            another label, spaCy's E867, E919 or E920 if a label is missing.
+            another label, M049 or M170 for categories and counts of another form, spaCy's E867,
+            E919 or E920 if a label is missing.
         """
         self.cfg["positive_label"] = positive_label
         super().initialize(get_examples, nlp=nlp, labels=labels)
@@ -228,13 +232,23 @@ class MultiTaskMultiLabelTextCategorizer(  # type: ignore[misc]
             scores, truths, labelled, label_smoothing=smoothing, weights=weights
         )
 
+    def count_outputs(self, examples: Iterable[Example]) -> Ints2d:
+        counts = numpy.zeros((len(self.labels), 2), dtype="int64")
+        for example in examples:
+            gold = self.read_values([example])
+            counts += numpy.concatenate([gold == 1, gold == 0]).T
+        return counts
+
+    def get_bias(self, counts: Floats2d) -> Floats1d:
+        """RETURNS (Floats1d): The bias, C. Its sigmoid is the share of docs with each label."""
+        return get_log_odds(counts)
+
     def balance_classes(self, examples: Iterable[Example]) -> dict[str, float]:
         """RETURNS (Dict[str, float]): For each category the number of docs without it per doc with
         it.
         """
-        gold = self.read_values(list(examples))
-        counts = zip(self.labels, (gold == 1).sum(axis=0), (gold == 0).sum(axis=0), strict=True)
-        return {label: float(no / yes) for label, yes, no in counts if yes and no}
+        counts = zip(self.labels, self.count_outputs(examples).tolist(), strict=True)
+        return {label: no / yes for label, (yes, no) in counts if yes and no}
 
     def make_nll(self, examples: Sequence[Example], scores: Floats2d) -> Likelihood:
         truths, labelled = self.get_targets(examples)
