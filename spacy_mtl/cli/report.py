@@ -1,7 +1,8 @@
 """`spacy mtl report`: compare runs, and show which tasks help each other."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import srsly
 from typer import Argument, Option
 
 from ..errors import Errors, quote
+from ..extras import get_install_line
 from ..report.content import make_report
 from ..report.markdown import to_markdown
 from ..report.records import Report
@@ -54,7 +56,10 @@ def report_cli(
 
     With --data, all pipelines are scored on the same data, label by label. Each task that was
     trained both alone and with other tasks is compared, with a significance test. The files also
-    show losses, weights and gradients during training.
+    show losses, weights and gradients during training. The page of --html opens offline. It starts
+    with a verdict, and its tables can be sorted and downloaded.
+
+    Example: python -m spacy mtl report training -d dev.spacy -H page.html
     """
     for path in filter(None, (output, json, html)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +98,7 @@ def report(
             Errors.M203.format(found=len(names), expected=len(paths), names=quote(names))
         )
     runs = [read_run(path, name.strip()) for path, name in zip(paths, names, strict=True)]
-    return make_report(runs, data)
+    return replace(make_report(runs, data), date=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}")
 
 
 def import_page() -> Callable[[Report], str]:
@@ -103,5 +108,7 @@ def import_page() -> Callable[[Report], str]:
     try:
         from ..report.page import make_page
     except ImportError as error:
-        raise ValueError(Errors.M237.format(error=error)) from error
+        raise ValueError(
+            Errors.M237.format(error=error, install=get_install_line("report"))
+        ) from error
     return make_page

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
@@ -10,11 +10,13 @@ import numpy
 
 from ..errors import Errors, quote
 from ..training.calibration import get_ece, make_bins
+from .card import get_versions, summarize_settings
 from .differences import find_differences
 from .evaluation import Evaluation, TaskAnswers, evaluate
 from .excerpts import find_errors
 from .records import (
     Confusion,
+    CorpusSize,
     Excerpt,
     LabelScore,
     Report,
@@ -23,6 +25,7 @@ from .records import (
     TaskRow,
     Transfer,
 )
+from .reliability import make_even_bins
 from .runs import Run, check_same_dev, find_single, get_score_keys, group_runs
 from .scores import count_confusions, count_labels, get_f
 from .significance import get_p_value, get_spread
@@ -48,24 +51,38 @@ def make_report(runs: Sequence[Run], data: Path | None = None) -> Report:
         cannot be used.
     """
     settings = group_runs(runs)
+    report = Report(
+        runs=summarize_all(runs, settings, {}),
+        versions=get_versions(),
+    )
     if data is None:
         check_same_dev(runs)
-        return Report(summarize_all(runs, settings, {}), None, find_differences(settings))
-    if not settings:
+    elif not settings:
         raise ValueError(Errors.M233.format(path=data))
-    single = find_single(settings)
-    evaluations = {name: evaluate_all(group, data) for name, group in settings.items()}
-    check_labels(evaluations, data)
-    return Report(
-        summarize_all(runs, settings, evaluations, data.name),
-        str(data),
-        find_differences(settings),
-        compare(single, evaluations, settings),
-        list_labels(evaluations),
-        list_calibration(evaluations),
-        list_confusions(evaluations),
-        list_errors(evaluations),
+    else:
+        single = find_single(settings)
+        evaluations = {name: evaluate_all(group, data) for name, group in settings.items()}
+        check_labels(evaluations, data)
+        report = replace(
+            report,
+            runs=summarize_all(runs, settings, evaluations, data.name),
+            data=str(data),
+            corpus=measure(data, evaluations),
+            transfer=compare(single, evaluations, settings),
+            labels=list_labels(evaluations),
+            calibration=list_calibration(evaluations),
+            confusions=list_confusions(evaluations),
+            errors=list_errors(evaluations),
+        )
+    return replace(
+        report, settings=summarize_settings(settings), differences=find_differences(settings)
     )
+
+
+def measure(data: Path, evaluations: Evaluations) -> CorpusSize:
+    """RETURNS (CorpusSize): The size of the data that the pipelines ran on."""
+    docs = next(iter(evaluations.values()))[0].docs
+    return CorpusSize(data.name, len(docs), sum(map(len, docs)))
 
 
 def evaluate_all(group: Sequence[Run], data: Path) -> list[Evaluation]:
@@ -215,7 +232,7 @@ def list_calibration(evaluations: Evaluations) -> list[TaskCalibration]:
                     confidence=float(confidences.mean(dtype="float64")),
                     accuracy=float(is_right.mean()),
                     predictions=len(is_right),
-                    bins=make_bins(confidences, is_right),
+                    bins=make_even_bins(confidences, is_right),
                 )
             )
     return records

@@ -56,8 +56,7 @@ def get_facts(group: Sequence[Run], task: str | None) -> dict[str, str]:
     setup = group[0].setup
     facts = {"updates": ", ".join(dict.fromkeys(map(get_updates, group)))}
     for kind in ("train", "dev"):
-        corpus = setup["training"].get(f"{kind}_corpus", kind).removeprefix("corpora.")
-        data = find_data(setup["corpora"].get(corpus, {}), task)
+        data = find_data(get_corpus(setup, kind), task)
         facts[f"{kind} data"] = ", ".join(sorted(data)) or "unknown"
     flat = dict_to_dot(setup)
     for name in setup["nlp"]["pipeline"]:
@@ -66,6 +65,13 @@ def get_facts(group: Sequence[Run], task: str | None) -> dict[str, str]:
             f"components.{name}.{k}": json.dumps(v) for k, v in dict_to_dot(component).items()
         }
     return facts | {k: json.dumps(v) for k, v in flat.items() if not k.startswith(EXPECTED)}
+
+
+def get_corpus(setup: Settings, kind: str) -> Settings:
+    """RETURNS (Dict[str, Any]): The section of a config for the corpus "train" or "dev"."""
+    name: str = setup["training"].get(f"{kind}_corpus", kind)
+    section: Settings = setup["corpora"].get(name.removeprefix("corpora."), {})
+    return section
 
 
 def get_updates(run: Run) -> str:

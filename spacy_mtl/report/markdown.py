@@ -1,8 +1,8 @@
 """Tables as Markdown."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 
 
@@ -20,6 +20,10 @@ class Table:
     header (Sequence[str]): The titles of the columns.
     rows (Sequence[Sequence[str]]): The cells.
     texts (int): The number of columns, from the left, that hold text. The others hold numbers.
+    units (Mapping[str, str]): The unit of each column that has one, such as "%", by title.
+    run_column, setting_column (Optional[int]): The column with the name of the run or setting that
+        a row belongs to.
+    column_settings (Mapping[str, str]): The setting of each column that belongs to one, by title.
     """
 
     section: str
@@ -28,6 +32,10 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     texts: int = 1
+    units: Mapping[str, str] = field(default_factory=dict)
+    run_column: int | None = None
+    setting_column: int | None = None
+    column_settings: Mapping[str, str] = field(default_factory=dict)
 
     def to_markdown(self) -> str:
         """RETURNS (str): The table in Markdown."""
@@ -42,7 +50,7 @@ class Table:
 def to_markdown(tables: Sequence[Table], claims: Sequence[str] = ()) -> str:
     """Write a report in Markdown.
 
-    tables (Sequence[Table]): The tables, those of the same section after each other.
+    tables (Sequence[Table]): The tables, sorted by section.
     claims (Sequence[str]): The results in words.
     RETURNS (str): The claims, then the tables with sections, titles and notes. A single table
         without claims has none of these.
@@ -62,12 +70,12 @@ def to_cell(number: str) -> str:
 
 
 def escape(text: str) -> str:
-    """RETURNS (str): A text in which no character starts a cell, code, a tag or bold type."""
+    """RETURNS (str): A text with escaped pipes, backticks, angle brackets and asterisks."""
     return re.sub(r"([|`<*])", r"\\\1", text)
 
 
 def align(cells: Sequence[str], is_number: bool) -> list[str]:
-    """RETURNS (List[str]): The cells of a column in equal width, with a rule below the title."""
+    """RETURNS (List[str]): The cells of a column, padded, with a rule below the title."""
     width = max(3, *map(len, cells))
     rule = "-" * (width - 1) + ":" if is_number else "-" * width
     title, *rest = [cell.rjust(width) if is_number else cell.ljust(width) for cell in cells]

@@ -1,18 +1,23 @@
-"""The report as one HTML page, with styles and plots in it."""
+"""The report as one HTML page, with styles, plots and scripts in it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from .card import make_card
+from .downloads import get_address, get_file_name
 from .figures import Figure, make_figures
+from .keys import Keys
 from .markdown import Bold, Table
+from .plots import COLORS, get_data
 from .records import Excerpt, Mark, Report, group_by_task
-from .tables import make_claims, make_tables
+from .tables import make_tables
+from .verdict import make_conditions, make_verdict
 
 MAX_ROWS = 12  # of a table that is not folded
-TEMPLATE = "page.html.jinja"
+TEMPLATE = "page.html.jinja"  # includes page.css and page.js
 
 
 @dataclass
@@ -22,7 +27,7 @@ class Section:
     title (str): Its title and id.
     figures (List[Figure]): The figures, with SVG that is inserted as it is.
     tables (List[Table]): The tables.
-    excerpts (Dict[str, List[Excerpt]]): Excerpts by task, shown instead of tables of them.
+    excerpts (Dict[str, List[Excerpt]]): Excerpts by task, shown instead of tables of excerpts.
     """
 
     title: str
@@ -40,7 +45,7 @@ class Part:
 
 
 def make_page(report: Report) -> str:
-    """RETURNS (str): The report as HTML. Names, labels and texts are escaped by the template."""
+    """RETURNS (str): The report as HTML. The template escapes names, labels and texts."""
     environment = Environment(
         loader=PackageLoader(__package__, "."),
         autoescape=True,
@@ -49,24 +54,37 @@ def make_page(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.tests["bold"] = lambda cell: isinstance(cell, Bold)
-    environment.filters["split_marks"] = split_marks
+    filters = (split_marks, get_address, get_file_name, get_data)
+    environment.filters |= {function.__name__: function for function in filters}
     return environment.get_template(TEMPLATE).render(
         report=report,
-        claims=make_claims(report),
+        verdict=[tie(sentence) for sentence in make_verdict(report)],
+        conditions=make_conditions(report),
+        card=make_card(report),
         sections=make_sections(report),
+        keys=Keys(report.runs),
         max_rows=MAX_ROWS,
+        n_colors=len(COLORS),
     )
 
 
 def make_sections(report: Report) -> list[Section]:
-    """RETURNS (List[Section]): The sections in the order of the tables."""
-    figures, errors = make_figures(report), group_by_task(report.errors)
-    return [
-        Section(title, figures.get(title, []), [], errors)
-        if title == "Errors"
-        else Section(title, figures.get(title, []), list(tables), {})
-        for title, tables in groupby(make_tables(report), key=lambda table: table.section)
-    ]
+    """RETURNS (List[Section]): The sections with content, in the order of the tables."""
+    tables: dict[str, list[Table]] = {}
+    for table in make_tables(report):
+        tables.setdefault(table.section, []).append(table)
+    figures = make_figures(report)
+    sections = []
+    for title in dict.fromkeys([*tables, *figures]):
+        excerpts = group_by_task(report.errors) if title == "Errors" else {}
+        own = [] if excerpts else tables.get(title, [])
+        sections.append(Section(title, figures.get(title, []), own, excerpts))
+    return sections
+
+
+def tie(sentence: str) -> str:
+    """RETURNS (str): A sentence with no-break spaces in p values and percentages."""
+    return re.sub(r"p ([<=]) (?=\d)", "p\u00a0\\1\u00a0", sentence).replace(" %", "\u00a0%")
 
 
 def split_marks(text: str, marks: Sequence[Mark]) -> list[Part]:

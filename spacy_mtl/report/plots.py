@@ -6,22 +6,25 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..training.calibration import Bin
 from .records import Line, Matrix
 
 FORMATS = frozenset(FigureCanvasBase.filetypes)  # suffixes of files: png, svg, pdf ...
 
-INK, PAPER = "#010203", "#010204"  # placeholders, replaced by the colours of the page
+INK = "#010203"  # placeholder, replaced by the colour of the page's text
+KEY = "key:"  # start of the ids of lines, replaced by the attribute `data-key`
+MARKERS = 40  # points of a line, beyond which none is marked
 # The colours of Okabe and Ito, chosen for colour-blind readers; --line-0 etc. on the page.
 COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 DASHES = ["-", "--", ":", "-."]
@@ -43,69 +46,232 @@ class LineStyle(TypedDict):
     linestyle: str
 
 
-def plot_lines(title: str, lines: Mapping[str, Sequence[Line]], is_log: bool = False) -> str:
+class Scale(TypedDict):
+    """Maps a value to a position in a plot: `offset + factor * value`, in units of the SVG.
+
+    offset, factor (float): The parameters.
+    is_log (bool): Whether to map the logarithm of the value to base 10 instead.
+    """
+
+    offset: float
+    factor: float
+    is_log: bool
+
+
+@dataclass
+class Series:
+    """A line of a plot.
+
+    name (str): Its name in the legend.
+    key (str): Hides the line on the page; see `Keys`.
+    style (int): The number of its style.
+    lines (Mapping[str, Line]): The line of each run, by the key of the run. With several runs
+        their mean is drawn too.
+    """
+
+    name: str
+    key: str
+    style: int
+    lines: Mapping[str, Line]
+
+
+@dataclass
+class Trace:
+    """The points of a line, for their values to be shown on the page.
+
+    name (str): The name of the line.
+    key (str): Hides the line on the page.
+    style (int): The number of its style.
+    points (List[Tuple[float, float, str]]): Positions on both axes, and the text to show.
+    """
+
+    name: str
+    key: str
+    style: int
+    points: list[tuple[float, float, str]]
+
+
+@dataclass
+class Plot:
+    """A plot of the page.
+
+    title (str): The title.
+    svg (str): The plot as an SVG element.
+    scales (Tuple[Scale, Scale]): The horizontal and the vertical axis.
+    traces (List[Trace]): The lines.
+    heading (str): The name of the horizontal positions, such as "step"; empty for no heading.
+    key (str): Hides the whole plot on the page; empty for plots that are always shown.
+    """
+
+    title: str
+    svg: str
+    scales: tuple[Scale, Scale]
+    traces: list[Trace]
+    heading: str = ""
+    key: str = ""
+
+
+def get_data(plot: Plot) -> dict[str, object]:
+    """RETURNS (Dict[str, Any]): The data by which the page's script shows the values of a plot."""
+    traces = [
+        {"name": t.name, "key": t.key, "color": t.style % len(COLORS), "points": t.points}
+        for t in plot.traces
+    ]
+    return {"heading": plot.heading, "scales": plot.scales, "traces": traces}
+
+
+def plot_lines(title: str, series: Sequence[Series], unit: str = "", is_log: bool = False) -> Plot:
     """Plot values over the steps of training.
 
     title (str): The title.
-    lines (Mapping[str, Sequence[Line]]): For each entry of the legend the (step, value) pairs of
-        every run. The mean of the runs is drawn thick.
-    is_log (bool): Whether the scale is logarithmic. Values of 0 and below are left out then.
-    RETURNS (str): SVG.
+    series (Sequence[Series]): The lines.
+    unit (str): The unit of the values, such as "%".
+    is_log (bool): Whether the scale is logarithmic. It leaves out values of 0 and below.
+    RETURNS (Plot): The plot.
     """
     with rc_context({**STYLE, "svg.hashsalt": title}):  # the salt makes ids unique on the page
         figure = Figure(figsize=(4.4, 3.1), layout="constrained")
         axes = figure.subplots()
-        for i, (label, runs) in enumerate(lines.items()):
-            style = get_style(i)
-            runs = [[(x, y) for x, y in run if y > 0 or not is_log] for run in runs]
-            if len(runs) > 1:
-                for run in runs:
-                    axes.plot(*split(run), alpha=0.5, linewidth=1, **style)
-            mean = split(get_mean(runs))
-            axes.plot(*mean, label=plain(label), marker=".", linewidth=2, **style)
+        traces = []
+        for one in series:
+            style = get_style(one.style)
+            lines = {
+                key: [(x, y) for x, y in line if y > 0 or not is_log]
+                for key, line in one.lines.items()
+            }
+            if len(lines) > 1:
+                for key, line in lines.items():
+                    axes.plot(*split(line), alpha=0.5, linewidth=1, gid=KEY + key, **style)
+            mean = get_mean([*lines.values()])
+            marker = "." if len(mean) <= MARKERS else ""
+            label = plain(one.name)
+            axes.plot(
+                *split(mean), label=label, marker=marker, linewidth=2, gid=KEY + one.key, **style
+            )
+            traces.append(Trace(one.name, one.key, one.style, list_points(mean, lines, unit)))
         axes.set_title(plain(title), loc="left", weight="bold")
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_yscale("log" if is_log else "linear")
+        if unit:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} {unit}")
         axes.grid(True)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
-        return to_svg(figure, title)
+        add_legend(figure, [one.key for one in series])
+        return Plot(title, to_svg(figure, title), get_scales(axes, is_log), traces, "step")
 
 
-def plot_reliability(title: str, curves: Mapping[str, Sequence[Bin]]) -> str:
+def list_points(mean: Line, lines: Mapping[str, Line], unit: str) -> list[tuple[float, float, str]]:
+    """RETURNS (List[Tuple[float, float, str]]): The finite points of the mean of lines, each with a
+    text: its value, and the lowest and the highest value of several lines.
+    """
+    values: dict[float, list[float]] = {}
+    for line in lines.values():
+        for x, y in line:
+            values.setdefault(x, []).append(y)
+    points = []
+    for x, y in mean:
+        if not math.isfinite(y):
+            continue
+        text = show_value(y, unit)
+        if len(values[x]) > 1:
+            low, high = (show_value(edge, unit) for edge in (min(values[x]), max(values[x])))
+            text += f" ({low} to {high})"
+        points.append((x, round(y, 6), text))
+    return points
+
+
+def show_value(value: float, unit: str) -> str:
+    """RETURNS (str): A value with its unit."""
+    return f"{value:.1f} {unit}" if unit else f"{value:.3g}"
+
+
+def plot_reliability(title: str, traces: Sequence[Trace]) -> Plot:
     """Plot the share of correct predictions over their probability.
 
     title (str): The title.
-    curves (Mapping[str, Sequence[Bin]]): The bins of each entry of the legend.
-    RETURNS (str): SVG.
+    traces (Sequence[Trace]): For each line the confidences and the shares, in percent.
+    RETURNS (Plot): The plot.
     """
     with rc_context({**STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=(4.4, 3.9), layout="constrained")
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=1)
-        for i, (label, bins) in enumerate(curves.items()):
-            x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
-            axes.plot(x, y, label=plain(label), **get_style(i))
-            total = sum(b.count for b in bins)
-            sizes = [4 + 80 * b.count / total for b in bins]
-            axes.scatter(x, y, sizes, get_style(i)["color"], zorder=2, clip_on=False)
+        axes.plot([0, 100], [0, 100], color=INK, alpha=0.4, linewidth=1)
+        for trace in traces:
+            line = [(x, y) for x, y, _ in trace.points]
+            label, gid = plain(trace.name), KEY + trace.key
+            style = get_style(trace.style)
+            axes.plot(*split(line), label=label, marker="o", clip_on=False, gid=gid, **style)
         axes.set_title(plain(title), loc="left", weight="bold")
-        axes.set(xlabel="confidence", ylabel="share of correct predictions")
-        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.set(xlabel="confidence (%)", ylabel="correct predictions (%)")
+        axes.set(xlim=(0, 100), ylim=(0, 100))
         axes.grid(True)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
-        return to_svg(figure, title)
+        add_legend(figure, [trace.key for trace in traces])
+        return Plot(title, to_svg(figure, title), get_scales(axes), [*traces])
+
+
+def plot_effects(title: str, traces: Sequence[Trace], spreads: Sequence[float]) -> Plot:
+    """Plot differences as dots beside a line at 0, one above the other.
+
+    title (str): The title.
+    traces (Sequence[Trace]): For each row one point: the difference in points, and the row.
+    spreads (Sequence[float]): The spread of each difference, in points.
+    RETURNS (Plot): The plot.
+    """
+    with rc_context({**STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=(4.4, 1.0 + 0.3 * len(traces)), layout="constrained")
+        axes = figure.subplots()
+        axes.axvline(0, color=INK, alpha=0.4, linewidth=1)
+        for trace, spread in zip(traces, spreads, strict=True):
+            gid, color = KEY + trace.key, get_style(trace.style)["color"]
+            ((x, y, _),) = trace.points
+            axes.plot(
+                [x - spread, x + spread], [y, y], gid=gid, color=color, linewidth=3, alpha=0.4
+            )
+            axes.plot(x, y, gid=gid, color=color, marker="o", markersize=8)
+        axes.set_title(plain(title), loc="left", weight="bold")
+        axes.set_xlabel("difference (points)")
+        axes.set_yticks(range(len(traces)), [plain(trace.name) for trace in traces])
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_ylim(len(traces) - 0.5, -0.5)
+        axes.grid(True, axis="x")
+        return Plot(title, to_svg(figure, title), get_scales(axes), [*traces])
+
+
+def add_legend(figure: Figure, keys: Sequence[str]) -> None:
+    """Add a legend, whose entries disappear with their lines."""
+    legend = figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    for key, line, text in zip(keys, legend.get_lines(), legend.get_texts(), strict=True):
+        line.set_gid(KEY + key)
+        text.set_gid(KEY + key)
+
+
+def get_scales(axes: Axes, is_log: bool = False) -> tuple[Scale, Scale]:
+    """RETURNS (Tuple[Scale, Scale]): The scales of a drawn plot. SVG has 72 units per inch, and
+    its vertical axis points down.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    low, high = zip(axes.get_xlim(), axes.get_ylim(), strict=True)
+    corners = axes.transData.transform([low, high]) * 72 / figure.dpi
+    corners[:, 1] = 72 * figure.get_figheight() - corners[:, 1]
+    scales = []
+    for i, is_log_axis in enumerate((False, is_log)):
+        a, b = (math.log10(end[i]) if is_log_axis else end[i] for end in (low, high))
+        factor = float(corners[1, i] - corners[0, i]) / (b - a)
+        scales.append(
+            Scale(
+                offset=round(float(corners[0, i]) - factor * a, 3),
+                factor=round(factor, 6),
+                is_log=is_log_axis,
+            )
+        )
+    return scales[0], scales[1]
 
 
 def get_style(i: int) -> LineStyle:
     """RETURNS (LineStyle): The style of the i-th line."""
     return {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i // len(COLORS) % 4]}
-
-
-def plot_heatmap(matrix: Matrix) -> str:
-    """RETURNS (str): A plot of a matrix as SVG."""
-    with rc_context({**STYLE, "svg.hashsalt": matrix.title}):
-        return to_svg(draw_heatmap(matrix, PAPER), matrix.title)
 
 
 def save_heatmap(path: Path, matrix: Matrix) -> None:
@@ -115,11 +281,11 @@ def save_heatmap(path: Path, matrix: Matrix) -> None:
     matrix (Matrix): The matrix.
     """
     with rc_context({**STYLE, "svg.fonttype": "path"}):
-        draw_heatmap(matrix, "white").savefig(path, dpi=200)
+        draw_heatmap(matrix).savefig(path, dpi=200)
 
 
-def draw_heatmap(matrix: Matrix, paper: str) -> Figure:
-    """RETURNS (Figure): A plot of a matrix, with texts in the colour `paper` on strong colours."""
+def draw_heatmap(matrix: Matrix) -> Figure:
+    """RETURNS (Figure): A plot of a matrix, with white texts on strong colours."""
     values, columns = matrix.values, matrix.columns
     height = 0.9 + 0.32 * len(matrix.rows) + 0.06 * max(map(len, columns))
     strengths = abs(values) / max(float(numpy.nanmax(abs(values), initial=0.0)), 1e-3)
@@ -128,7 +294,7 @@ def draw_heatmap(matrix: Matrix, paper: str) -> Figure:
     axes = figure.subplots()
     axes.pcolormesh(numpy.dstack([hues, numpy.nan_to_num(strengths)]))
     for row, column in numpy.argwhere(numpy.isfinite(values)).tolist():
-        ink, text = paper if strengths[row, column] > 0.8 else INK, matrix.texts[row][column]
+        ink, text = "white" if strengths[row, column] > 0.8 else INK, matrix.texts[row][column]
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=ink)
     rotation = 90 if max(map(len, columns)) > 4 else 0
     for set_ticks, names, turn in (
@@ -147,8 +313,11 @@ def draw_heatmap(matrix: Matrix, paper: str) -> Figure:
 
 
 def plain(text: str) -> str:
-    """RETURNS (str): A text that matplotlib does not read as a formula."""
-    return text.replace("$", "\\$")
+    """RETURNS (str): A text that matplotlib does not read as a formula. An invisible space keeps
+    legends from ignoring a text that starts with an underscore.
+    """
+    text = text.replace("$", "\\$")
+    return f"\u200b{text}" if text.startswith("_") else text
 
 
 def split(line: Line) -> tuple[list[float], list[float]]:
@@ -175,8 +344,12 @@ def to_svg(figure: Figure, title: str) -> str:
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # group names, equal in every plot
+    svg = re.sub(r" font-family: [^;\"]*;", "", svg)  # the page has its own
+    svg = re.sub(r"\n +", "\n", svg)
+    svg = re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), svg)
+    svg = svg.replace(f' id="{KEY}', ' data-key="')
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = svg.replace(INK, "currentColor").replace(PAPER, "Canvas")
+    svg = svg.replace(INK, "currentColor")
     for i, color in enumerate(COLORS):
         svg = svg.replace(color, f"var(--line-{i})")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)

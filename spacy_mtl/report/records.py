@@ -1,4 +1,4 @@
-"""The content of a report: a dataclass for each kind of row. `asdict` makes the JSON file of it."""
+"""The content of a report: a dataclass for each kind of row. `asdict` turns it into JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Curves: TypeAlias = dict[str, dict[str, Line]]  # by kind, such as "loss", and b
 
 @dataclass
 class RunSummary:
-    """A run.
+    """A run of a report.
 
     name (str): Its name in the report.
     setting (Optional[str]): The setting that it belongs to; None if there is only a file of scores.
@@ -34,6 +34,43 @@ class RunSummary:
     scores: Settings
     steps: int | None
     curves: Curves
+
+
+@dataclass
+class CorpusSize:
+    """A corpus and its size.
+
+    name (str): The path in the config, or the name of the data that the pipelines ran on.
+    docs, words (Optional[int]): Their numbers; None if there is no readable .spacy file.
+    """
+
+    name: str
+    docs: int | None = None
+    words: int | None = None
+
+
+@dataclass
+class SettingSummary:
+    """A setting, whose runs differ only in their seeds.
+
+    name (str): Its name in the report.
+    tasks (List[str]): The trained components, without encoders.
+    seeds (List[int]): The seeds of its runs.
+    encoder (Optional[str]): The name of the encoder's model; None without an encoder.
+    balancer (Optional[str]): The registered name of the balancer; None without a balancer.
+    weights (Dict[str, float]): The weight of each task at the end of training, a mean over seeds;
+        the numbers in the config if there is no log.
+    train, dev (List[CorpusSize]): The corpora.
+    """
+
+    name: str
+    tasks: list[str]
+    seeds: list[int]
+    encoder: str | None = None
+    balancer: str | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+    train: list[CorpusSize] = field(default_factory=list)
+    dev: list[CorpusSize] = field(default_factory=list)
 
 
 @dataclass
@@ -92,6 +129,25 @@ class Transfer:
         """RETURNS (bool): Whether p is below 0.05."""
         return self.p is not None and self.p < 0.05
 
+    @property
+    def spread(self) -> float | None:
+        """RETURNS (Optional[float]): The larger standard deviation over seeds of the two sides;
+        None for one seed.
+        """
+        return max((sd for sd in (self.single_sd, self.multi_sd) if sd is not None), default=None)
+
+    @property
+    def is_within_spread(self) -> bool:
+        """RETURNS (bool): Whether the difference is at most the spread, so that another seed may
+        turn it around.
+        """
+        return self.spread is not None and abs(self.difference) <= self.spread
+
+    @property
+    def is_clear(self) -> bool:
+        """RETURNS (bool): Whether the difference is significant and larger than the spread."""
+        return self.is_significant and not self.is_within_spread
+
 
 @dataclass
 class LabelScore(TaskRow):
@@ -132,14 +188,14 @@ class LabelScore(TaskRow):
 
 @dataclass
 class TaskCalibration(TaskRow):
-    """How far the probabilities of a head agree with the share of its predictions that is correct.
+    """How well the probabilities of a head match the share of its predictions that is correct.
 
     ece_mean (float): Mean of the expected calibration error over seeds, 0 to 1.
     ece_sd (Optional[float]): Standard deviation over seeds; None for one seed.
     confidence (float): Mean probability of the predictions.
     accuracy (float): Share of the predictions that is correct.
     predictions (int): Number of predictions.
-    bins (List[Bin]): The predictions by their probability, over all seeds.
+    bins (List[Bin]): Bins of about as many predictions each, by probability, over all seeds.
     """
 
     ece_mean: float
@@ -152,7 +208,7 @@ class TaskCalibration(TaskRow):
 
 @dataclass
 class Confusion(TaskRow):
-    """How often a gold label and a predicted label are on the same span, over all seeds."""
+    """The number of spans with a gold label and a predicted label, over all seeds."""
 
     gold: str
     predicted: str
@@ -186,10 +242,14 @@ class Excerpt(TaskRow):
 
 @dataclass
 class Report:
-    """The whole report. Every list except `runs` is empty if there are no data to run on.
+    """The whole report. Every list after `differences` is empty if the pipelines did not run.
 
     runs (List[RunSummary]): The runs.
     data (Optional[str]): The path of the data that the pipelines ran on.
+    corpus (Optional[CorpusSize]): The size of these data.
+    date (str): The date and time of the report; empty if unknown.
+    versions (Dict[str, str]): The versions of the installed packages, by name.
+    settings (List[SettingSummary]): The settings.
     differences (List[Difference]): How the settings differ besides tasks, balancers and seeds.
     transfer (List[Transfer]): For each task the effect of training it with other tasks.
     labels (List[LabelScore]): Scores by label.
@@ -200,6 +260,10 @@ class Report:
 
     runs: list[RunSummary]
     data: str | None = None
+    corpus: CorpusSize | None = None
+    date: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    settings: list[SettingSummary] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     transfer: list[Transfer] = field(default_factory=list)
     labels: list[LabelScore] = field(default_factory=list)
@@ -219,7 +283,7 @@ def group_by_task(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 @dataclass
 class Matrix:
-    """A matrix to plot as a heatmap.
+    """A matrix to save as a picture.
 
     title (str): The title.
     values (Floats2d): Strength of the colours, blue above 0 and orange below; nan has no colour.

@@ -50,8 +50,8 @@ class Run:
     model (Optional[Path]): The folder of the pipeline; None for a file of scores.
     tasks (List[str]): The trained components, without encoders.
     seed (int): The seed of the training run.
-    setup (Dict[str, Any]): The config without seeds and logger. Runs of equal setup differ by
-        chance only.
+    setup (Dict[str, Any]): The config without seeds and logger. Runs with the same setup differ
+        only by chance.
     """
 
     name: str
@@ -73,8 +73,8 @@ def read_run(path: Path, name: str) -> Run:
         with model-best or model-last. The files of ProgressLogger and `spacy evaluate` may be in
         the folder too.
     name (str): Its name in the report.
-    RETURNS (Run): The run. Its scores are those of the file of `spacy evaluate`, or else those of
-        the best line of the log, or else the scores that spaCy has saved with the pipeline.
+    RETURNS (Run): The run. Its scores are from the file of `spacy evaluate`, or else from the best
+        line of the log, or else from the scores that spaCy has saved with the pipeline.
     RAISES (ValueError): M201, M202, M204 or M230 to M232 if no run can be read.
     """
     if not path.is_dir():
@@ -132,6 +132,11 @@ def read_metrics(path: Path) -> Settings:
 def get_score_keys() -> list[str]:
     """RETURNS (List[str]): The keys of all scores that a report shows, grouped by layer."""
     return [k for layer in get_layers().values() for k in (layer.score_key, *layer.detail_keys)]
+
+
+def get_main_keys() -> list[str]:
+    """RETURNS (List[str]): The key of the main score of each layer."""
+    return [layer.score_key for layer in get_layers().values()]
 
 
 def find_file(folder: Path, pattern: str, keys: Sequence[str]) -> Path | None:

@@ -15,7 +15,7 @@ def get_p_value(first: Counts, second: Counts, seed: int = 0) -> float:
     randomisation test over docs of Noreen (1989), "Computer-Intensive Methods for Testing
     Hypotheses".
 
-    If the two pipelines are equally good, it does not matter which of them gave which answer. So
+    If the two pipelines are equally good, it does not matter which pipeline gave which answer. So
     for each doc a coin decides whether they exchange answers. With few docs all outcomes are tried.
 
     first, second (Ints4d): Counts of several runs, S x D x L x 3, as `count_labels` returns them

@@ -1,6 +1,7 @@
-"""The tables of a report, and its claims: what the comparisons show, in words."""
+"""The tables of a report, and its claims: one sentence for each comparison."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mean
 
 from ..annotations import get_layers
@@ -18,7 +19,7 @@ from .records import (
     group_by_task,
 )
 
-SPEED = "speed"
+SPEED, SPEED_TITLE = "speed", "words/s"
 CONFUSIONS = 10  # rows for each setting of a task
 
 
@@ -28,7 +29,7 @@ def make_claims(report: Report) -> list[str]:
 
 
 def make_claim(transfer: Transfer) -> str:
-    """RETURNS (str): What a comparison shows, its numbers, and their conditions."""
+    """RETURNS (str): The result of a comparison, its numbers, and their conditions."""
     if transfer.differences:
         effect = f"No conclusion about {transfer.task}: the runs differ in other settings too"
     elif not transfer.is_significant:
@@ -78,10 +79,15 @@ def make_table(names: Sequence[str], runs: Sequence[Mapping[str, object]]) -> Ta
             if isinstance(value, int | float):
                 column = columns.setdefault(get_title(key, run), [None] * len(runs))
                 column[i] = value if key == SPEED else 100 * value
-    speed = get_title(SPEED, {})
-    cells = [format_column(column, ".0f" if t == speed else ".2f") for t, column in columns.items()]
+    cells = [
+        format_column(column, ".0f" if title == SPEED_TITLE else ".2f")
+        for title, column in columns.items()
+    ]
     rows = list(zip(names, *cells, strict=True))
-    return Table("Scores", "All runs", "Percent. The best is bold.", ["run", *columns], rows)
+    note = "Percent. The best is bold." if len(runs) > 1 else "Percent."
+    units = {title: "%" for title in columns if title != SPEED_TITLE}
+    header = ["run", *columns]
+    return Table("Scores", "All runs", note, header, rows, units=units, run_column=0)
 
 
 def order_keys(runs: Sequence[Mapping[str, object]]) -> list[str]:
@@ -99,7 +105,7 @@ def get_title(key: str, scores: Mapping[str, object]) -> str:
     such as cats_score, have different titles.
     """
     if key == SPEED:
-        return "words/s"
+        return SPEED_TITLE
     kind = scores.get(f"{key}_desc")
     return f"{key} ({kind})" if kind else key
 
@@ -143,7 +149,16 @@ def make_transfer_table(records: Sequence[Transfer]) -> Table:
         for record in records
     ]
     header = ["task", "setting", "difference", "p", "alone", "together", "seeds", "docs"]
-    return Table("Transfer", "Alone or together", note, header, rows, texts=2)
+    return Table(
+        "Transfer",
+        "Alone or together",
+        note,
+        header,
+        rows,
+        texts=2,
+        units={"difference": "points", "alone": "%", "together": "%"},
+        setting_column=1,
+    )
 
 
 def make_run_table(runs: Sequence[RunSummary]) -> Table:
@@ -161,7 +176,7 @@ def make_run_table(runs: Sequence[RunSummary]) -> Table:
         ]
         for run in runs
     ]
-    return Table("Scores", "Settings of the runs", note, header, rows, texts=4)
+    return Table("Scores", "Settings of the runs", note, header, rows, texts=4, run_column=0)
 
 
 def make_training_table(runs: Sequence[RunSummary]) -> Table:
@@ -174,7 +189,7 @@ def make_training_table(runs: Sequence[RunSummary]) -> Table:
             others = [run.curves[kind].get(task) for kind in ("weight", "grad_norm")]
             last = [curve[-1][1] if curve else None for curve in (losses, *others)]
             rows.append([run.name, task, *(show(value, ".4g") for value in last)])
-    return Table("Training", "At the end of training", note, header, rows, texts=2)
+    return Table("Training", "At the end of training", note, header, rows, texts=2, run_column=0)
 
 
 def make_conflict_table(runs: Sequence[RunSummary]) -> Table:
@@ -190,7 +205,7 @@ def make_conflict_table(runs: Sequence[RunSummary]) -> Table:
             numbers = [mean(values), min(values), max(values)]
             rows.append([run.name, pair.replace("|", " and "), *(f"{n:+.3f}" for n in numbers)])
     header = ["run", "tasks", "mean cosine", "lowest", "highest"]
-    return Table("Balance", "Conflicts", note, header, rows, texts=2)
+    return Table("Balance", "Conflicts", note, header, rows, texts=2, run_column=0)
 
 
 def make_label_tables(records: Sequence[LabelScore]) -> list[Table]:
@@ -205,8 +220,9 @@ def make_label_tables(records: Sequence[LabelScore]) -> list[Table]:
         for label in sorted(support, key=lambda label: (-support[label], label)):
             cells = [x for s in settings for x in scores.get((label, s), (None, None, None))]
             rows.append([label, f"{support[label]:.0f}", *map(show_percent, cells)])
-        header = ["label", "support", *(f"{s} {key}" for s in settings for key in "PRF")]
-        tables.append(Table("Labels", task, note, header, rows))
+        owners = {f"{name} {key}": name for name in settings for key in "PRF"}
+        table = Table("Labels", task, note, ["label", "support", *owners], rows)
+        tables.append(replace(table, units=dict.fromkeys(owners, "%"), column_settings=owners))
     return tables
 
 
@@ -214,10 +230,10 @@ def make_calibration_table(records: Sequence[TaskCalibration]) -> Table:
     """RETURNS (Table): The calibration of each head."""
     note = (
         "How far probabilities differ from the share of correct predictions, in percent: the "
-        "expected calibration error (15 bins; mean and standard deviation over seeds; 0 is best), "
-        "the mean probability and the share of correct predictions. Predictions are the best tag or"
-        " category, each predicted entity, and each independent category that was assigned. The "
-        "command calibrate reduces the error."
+        "expected calibration error (15 bins of equal width; mean and standard deviation over "
+        "seeds; 0 is best), the mean probability and the share of correct predictions. Predictions "
+        "are the best tag or category, each predicted entity, and each independent category that "
+        "was assigned. The command calibrate reduces the error."
     )
     rows = [
         [
@@ -232,7 +248,10 @@ def make_calibration_table(records: Sequence[TaskCalibration]) -> Table:
         for record in group
     ]
     header = ["task", "setting", "calibration error", "confidence", "correct", "predictions"]
-    return Table("Calibration", "Confidence", note, header, rows, texts=2)
+    units = dict.fromkeys(header[2:5], "%")
+    return Table(
+        "Calibration", "Confidence", note, header, rows, texts=2, units=units, setting_column=1
+    )
 
 
 def make_confusion_tables(records: Sequence[Confusion]) -> list[Table]:
@@ -246,7 +265,7 @@ def make_confusion_tables(records: Sequence[Confusion]) -> list[Table]:
             most = [record for record in wrong if record.setting == setting][:CONFUSIONS]
             rows += [[setting, r.gold, r.predicted, str(r.count)] for r in most]
         header = ["setting", "gold", "predicted", "count"]
-        tables.append(Table("Confusions", task, note, header, rows, texts=3))
+        tables.append(Table("Confusions", task, note, header, rows, texts=3, setting_column=0))
     return tables
 
 

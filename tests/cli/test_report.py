@@ -22,12 +22,14 @@ from spacy_mtl.cli.report import report
 from spacy_mtl.report.markdown import to_markdown
 from spacy_mtl.report.records import (
     Confusion,
+    CorpusSize,
     Difference,
     Excerpt,
     LabelScore,
     Mark,
     Report,
     RunSummary,
+    SettingSummary,
     TaskCalibration,
     Transfer,
 )
@@ -273,6 +275,10 @@ def read_report(content: dict[str, Any]) -> Report:
     return Report(
         [RunSummary(**row) for row in content["runs"]],
         content["data"],
+        CorpusSize(**content["corpus"]),
+        content["date"],
+        content["versions"],
+        [read_setting(row) for row in content["settings"]],
         [Difference(**row) for row in content["differences"]],
         [Transfer(**row) for row in content["transfer"]],
         [LabelScore(**row) for row in content["labels"]],
@@ -280,6 +286,30 @@ def read_report(content: dict[str, Any]) -> Report:
         [Confusion(**row) for row in content["confusions"]],
         [Excerpt(**row) for row in errors],
     )
+
+
+def read_setting(row: dict[str, Any]) -> SettingSummary:
+    """RETURNS: The setting in a JSON file."""
+    corpora = {kind: [CorpusSize(**size) for size in row[kind]] for kind in ("train", "dev")}
+    return SettingSummary(**{**row, **corpora})
+
+
+def test_run_card(reported):
+    """The card has sizes, encoder, balancer and weights."""
+    content = srsly.read_json(reported[1] / "report.json")
+    assert content["corpus"] == {"name": "corpus.spacy", "docs": 4, "words": 34}
+    multi, tagger, textcat = content["settings"]
+    assert (multi["tasks"], multi["seeds"]) == (PIPELINES["multi"], [0, 1])
+    assert multi["encoder"] == tagger["encoder"]
+    assert multi["balancer"].startswith("spacy-mtl.")
+    assert list(multi["weights"]) == PIPELINES["multi"]
+    for setting in (multi, tagger, textcat):
+        for kind in ("train", "dev"):
+            ((docs, words),) = [(size["docs"], size["words"]) for size in setting[kind]]
+            assert (docs, words) == (4, 34)
+    html = (reported[1] / "report.html").read_text(encoding="utf8")
+    assert "corpus.spacy, 4 docs, 34 words" in html
+    assert f"spaCy {spacy.__version__}" in html
 
 
 def test_page(reported):
@@ -294,10 +324,11 @@ def test_page(reported):
         *("Transfer", "Scores", "Training", "Balance", "Labels", "Calibration", "Confusions"),
         "Errors",
     ]
-    assert not re.search(r"""(?:src|href)=["']?(?!["']?#)""", html)
+    assert not re.search(r"""(?:src|href)=["']?(?!["']?(?:#|data:text/csv;))""", html)
     titles = re.findall(r'<svg role="img" aria-label="([^"]*)"', html)
-    assert titles[:3] == ["loss of tagger", "loss of ner", "loss of textcat"]
-    assert {"tag_acc", "cats_score", "weights (multi)", "cosines (multi)"} <= set(titles)
+    assert titles[:3] == ["Together minus alone", "Loss of tagger", "Loss of ner"]
+    assert {"tag_acc", "cats_score", "Weights (multi)"} <= set(titles)
+    assert "<h3>Cosines (multi)</h3>" in html
     assert '<mark class="' in html
 
 
@@ -361,6 +392,6 @@ def test_without_matplotlib(paths, tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, f"spacy_mtl.report.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, printed = invoke(*paths, "--html", tmp_path / "report.html")
-    assert (code, "M237" in printed, "spacy-mtl[report]" in printed) == (1, True, True)
+    assert (code, "M237" in printed, "matplotlib>=" in printed) == (1, True, True)
     assert invoke(*paths, "--json", tmp_path / "report.json")[0] == 0
     assert len(srsly.read_json(tmp_path / "report.json")["runs"]) == 2

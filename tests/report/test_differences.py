@@ -32,11 +32,11 @@ def find_keys(task: str | None = None, **settings: Run) -> list[str]:
     return [record.key for record in find_differences(runs, task)]
 
 
-def test_tasks_and_balancers_are_meant_to_differ() -> None:
+def test_tasks_and_balancers_are_not_listed() -> None:
     assert find_keys(single=make_run("ner"), multi=make_run("ner", "tagger")) == []
 
 
-def test_settings_that_differ() -> None:
+def test_other_settings_are_listed() -> None:
     single = make_run("ner", batcher={"size": 1000})
     multi = make_run("ner", "tagger", batcher={"size": 100})
     multi.steps = 30
@@ -55,7 +55,7 @@ def test_settings_that_differ() -> None:
     assert "single" in table and "30" in table and "large" in table
 
 
-def test_a_seed_that_was_stopped_early() -> None:
+def test_updates_of_all_seeds_are_listed() -> None:
     runs = {"a": [make_run("ner")], "b": [make_run("ner", "tagger"), make_run("ner", "tagger")]}
     runs["b"][1].steps = 30
     assert [r.values for r in find_differences(runs)] == [{"a": "200", "b": "200, 30"}]
@@ -67,14 +67,13 @@ def test_patience(patience: int, expected: bool) -> None:
     assert has_lost_patience(log, patience) is expected
 
 
-def test_runs_that_patience_has_ended_are_alike() -> None:
+def test_updates_may_differ_if_patience_ended_the_runs() -> None:
     single, multi = make_run("ner", steps=400), make_run("ner", "tagger", steps=900)
     single.is_out_of_patience = multi.is_out_of_patience = True
     assert find_keys(single=single, multi=multi) == []
 
 
-def test_data_of_a_task() -> None:
-    """What other tasks learn from is no difference of this one's data."""
+def test_only_data_of_the_task_are_compared() -> None:
     single, multi = make_run("ner"), make_run("ner", "tagger")
     own, other = ({"@readers": "spacy.Corpus.v1", "path": path} for path in ("train", "tags"))
     mixed = {"@readers": "spacy-mtl.MixedCorpus.v1", "corpora": {"a": own, "b": other}}
@@ -85,7 +84,7 @@ def test_data_of_a_task() -> None:
     assert find_data({**own, "limit": 5}, None) == ['train {"limit": 5}']
 
 
-def test_same_content_at_another_path(tmp_path: Path) -> None:
+def test_files_with_equal_content_are_the_same_data(tmp_path: Path) -> None:
     for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
         (tmp_path / name).write_bytes(content)
     a, b, c, folder = (identify(str(tmp_path / name)) for name in ("a", "b", "c", ""))
@@ -93,7 +92,7 @@ def test_same_content_at_another_path(tmp_path: Path) -> None:
     assert identify("gone.spacy") == "gone.spacy"
 
 
-def test_no_claim_without_a_p_value() -> None:
+def test_table_without_a_p_value() -> None:
     means = {"single_mean": 0.01, "single_sd": None, "multi_mean": 0.8494, "multi_sd": None}
     record = Transfer(
         "ner", "s", "m", "ents_f", **means, difference=0.8394, p=None, seeds=1, docs=9

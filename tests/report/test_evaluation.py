@@ -1,4 +1,4 @@
-"""A pass of a pipeline over a corpus."""
+"""Running a pipeline over a corpus."""
 
 import pytest
 import spacy
@@ -42,8 +42,8 @@ def test_evaluate(make_nlp, tmp_path):
     assert len(found.tasks["textcat"].confidences[0]) == 4
 
 
-def test_confidence_is_that_of_the_docs(make_nlp, tmp_path):
-    """With the temperature; stock heads have none."""
+def test_confidences_match_the_annotated_docs(make_nlp, tmp_path):
+    """The temperature is applied. Stock heads have no confidences."""
     nlp = make_nlp("textcat", "tagger=tagger", config={"tagger": STOCK_TAGGER})
     output = nlp.get_pipe("textcat").model.get_ref("output_layer")
     output.set_param("b", output.ops.asarray1f([3.0, 2.0, 1.0, 0.0]))
@@ -58,7 +58,7 @@ def test_confidence_is_that_of_the_docs(make_nlp, tmp_path):
     assert found.tasks["tagger"].confidences is None
 
 
-def test_what_cannot_be_read(make_nlp, tmp_path):
+def test_unreadable_data_or_pipelines_are_errors(make_nlp, tmp_path):
     nlp = make_nlp("tagger")
     nlp.to_disk(tmp_path / "model")
     with pytest.raises(ValueError, match="M205"):
@@ -71,7 +71,7 @@ def test_what_cannot_be_read(make_nlp, tmp_path):
         evaluate(tmp_path / "model", tmp_path / "bad.spacy", ["tagger"])
 
 
-def test_stock_components_are_read_by_their_layers():
+def test_stock_components_are_evaluated_by_their_layers():
     """Labels of an open set, such as lemmas, are not counted one by one."""
     nlp = spacy.blank("en")
     for name in ("morphologizer", "trainable_lemmatizer"):

@@ -8,7 +8,7 @@ ROW = TaskRow("ner", "x")
 
 
 def compare(gold: set[tuple[int, int, str]], predicted: set[tuple[int, int, str]]) -> Comparison:
-    """The items of a doc."""
+    """Make the items of a doc."""
     return Comparison({Item(*item) for item in gold}, {Item(*item) for item in predicted})
 
 
@@ -19,7 +19,7 @@ DOCS = [
 ]
 
 
-def test_errors():
+def test_docs_with_most_errors_come_first():
     words = [["Ann ", "Lee ", "flew ", "to ", "Rome ", "with ", "Ajax", "."]] * 3
     first, second = find_errors(ROW, DOCS, words)
     assert first == Excerpt(
@@ -37,15 +37,15 @@ def test_errors():
     assert find_errors(ROW, [compare({(0, 1, "a")}, {(0, 1, "a")}), None], words) == []
 
 
-def test_errors_of_all_kinds():
-    """The first of each gold category, before the second of any."""
+def test_docs_with_different_errors_come_first():
+    """One doc for each missed label comes before a second doc for any."""
     docs = [compare({(0, 1, gold)}, {(0, 1, "x")}) for gold in "aabbc"]
     docs.append(compare({(0, 1, "a"), (0, 1, "b")}, {(0, 1, "x")}))
     errors = find_errors(ROW, docs, [["word"]] * 6)
     assert [error.doc for error in errors] == [5, 0, 2, 4, 1]
 
 
-def test_errors_of_a_long_doc():
+def test_excerpt_of_a_long_doc():
     words = [[f"{i}\n" for i in range(100)]]
     answer = compare({(50, 51, "a"), (0, 1, "b")}, {(0, 1, "b"), (95, 96, "a")})
     (error,) = find_errors(ROW, [answer], words)
@@ -54,7 +54,7 @@ def test_errors_of_a_long_doc():
 
 
 def test_mark():
-    """A category spans more than the excerpt; labels of the same span come together."""
+    """Marks are clipped to the excerpt. Labels of the same span are joined."""
     window = ["ab ", "c"]
     assert mark(window, {Item(0, 9, "y"), Item(0, 9, "x")}, 4) == [Mark(0, 4, "x, y")]
     items = {Item(4, 5, "x"), Item(6, 7, "y"), Item(0, 4, "z")}

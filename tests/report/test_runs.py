@@ -1,3 +1,5 @@
+"""Reading and grouping runs."""
+
 import pytest
 import srsly
 
@@ -127,7 +129,7 @@ def test_folder_with_a_model_only(tmp_path):
     assert (run.scores, run.source) == ({"tag_acc": 0.5}, "dev, model-best")
 
 
-def test_the_best_model_counts(tmp_path):
+def test_model_best_is_preferred(tmp_path):
     folder = make_folder(tmp_path / "a", model="model-last")
     make_folder(folder)
     assert read_run(folder, "a").model == folder / "model-best"
@@ -140,7 +142,7 @@ def test_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["none", "none.json"])
-def test_nothing_there(tmp_path, name):
+def test_missing_path_is_an_error(tmp_path, name):
     with pytest.raises(ValueError, match="M201"):
         read_run(tmp_path / name, "a")
 
@@ -162,14 +164,14 @@ def test_no_seed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "metrics.json"])
-def test_several_files(tmp_path, name):
+def test_several_files_of_a_kind_are_an_error(tmp_path, name):
     folder = make_folder(tmp_path / "a", lines=[make_line(0)], metrics={"tag_acc": 0.5})
     (folder / f"more-{name}").write_bytes((folder / name).read_bytes())
     with pytest.raises(ValueError, match=rf"M232.*'{name}', 'more-{name}'"):
         read_run(folder, "a")
 
 
-def test_log_of_a_training_that_was_begun_again(tmp_path):
+def test_log_of_a_restarted_run(tmp_path):
     lines = [make_line(0), make_line(10), make_line(20), make_line(0, 0.1), make_line(10, 0.2)]
     srsly.write_jsonl(tmp_path / "log.jsonl", lines)
     assert read_log(tmp_path / "log.jsonl") == lines[3:]
@@ -206,7 +208,7 @@ def test_best_line():
 
 
 def test_curves():
-    """What is null is left out."""
+    """Missing values are left out."""
     assert get_curves([make_line(0, 0.25), make_line(10, 0.75)]) == {
         "loss": {"tagger": [(0, 1.0), (10, 11.0)]},
         "weight": {"tagger": [(0, 2.0), (10, 2.0)]},
@@ -216,7 +218,7 @@ def test_curves():
     }
 
 
-def test_frozen_components_are_no_tasks():
+def test_frozen_components_are_not_tasks():
     component = {"factory": "mtl_ner", "model": {}}
     config = {
         "nlp": {"pipeline": ["tok2vec", "a", "b", "ruler"]},
@@ -253,23 +255,23 @@ def test_name_of_a_group(names, expected):
     assert list(group_runs(runs)) == [expected]
 
 
-def test_groups_with_names_that_would_be_the_same():
+def test_groups_with_equal_names_are_named_after_runs():
     runs = [make_run("a-0"), make_run("a-1", 1, rate=0.1)]
     assert list(group_runs(runs)) == ["a-0", "a-1"]
 
 
-def test_same_run_twice():
+def test_same_run_twice_is_an_error():
     with pytest.raises(ValueError, match=r"M235.*'first', 'again'.*seed 3"):
         group_runs([make_run("first", 3), make_run("again", 3)])
 
 
-def test_trained_alone():
+def test_find_single():
     both, a, b = make_run("both"), make_run("a", tasks=("a",)), make_run("b", tasks=("b",))
     assert find_single({"x": [both], "y": [a, a], "z": [b]}) == {"a": "y", "b": "z"}
     assert find_single({"x": [both]}) == {}
 
 
-def test_trained_alone_in_two_ways():
+def test_two_settings_of_a_single_task_are_an_error():
     slow, fast = (
         make_run(name, tasks=("a",), training={"seed": 0, "optimizer": {"rate": rate}})
         for name, rate in (("slow", 0.1), ("fast", 0.2))
@@ -288,11 +290,11 @@ def test_trained_alone_in_two_ways():
         ({"a": {"b": 1}}, {"a": "b"}, "a"),
     ],
 )
-def test_difference(first, second, where):
+def test_first_difference(first, second, where):
     assert find_difference(first, second) == find_difference(second, first) == where
 
 
-def test_different_dev_data():
+def test_different_dev_data_is_an_error():
     runs = [make_run("a"), Run("file", {}, "file.json"), make_run("b", tasks=("b",))]
     check_same_dev(runs)
     other = make_run("c", corpora={"dev": {"path": "other.spacy"}})
@@ -329,6 +331,6 @@ def test_bad_metrics(tmp_path, text, code, part):
     assert part in str(error.value)
 
 
-def test_a_folder_is_no_file(tmp_path):
+def test_folder_is_not_a_score_file(tmp_path):
     with pytest.raises(ValueError, match="M201"):
         read_metrics(tmp_path)

@@ -1,4 +1,4 @@
-"""Counts of right and wrong labels, and the scores that they add up to."""
+"""Counts of right and wrong labels, and the scores of the counts."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ from spacy_mtl.types import Ints2d
 
 
 def compare(gold: set[tuple[int, int, str]], predicted: set[tuple[int, int, str]]) -> Comparison:
-    """The items of a doc."""
+    """Make the items of a doc."""
     return Comparison({Item(*item) for item in gold}, {Item(*item) for item in predicted})
 
 
@@ -40,8 +40,10 @@ def nlp():
 
 
 def make_noisy(nlp, seed: int, missing: float = 0.0) -> Example:
-    """A labelled text, some labels of which are missing, and what might be predicted, with another
-    tokenization.
+    """Make a labelled text and a random prediction with another tokenization.
+
+    seed (int): Chooses the text and the prediction.
+    missing (float): The share of tokens without a gold tag. With any, two entities are missing too.
     """
     random = numpy.random.default_rng(seed)
     gold = make_gold(nlp.vocab, seed % 4)
@@ -78,17 +80,17 @@ def read(
     labels: Sequence[str] = CATS,
     threshold: float | None = None,
 ) -> list[Comparison | None]:
-    """The gold and predicted items of examples."""
+    """Compare the gold and predicted items of examples."""
     return [get_layers()[layer].compare(eg, labels, threshold) for eg in examples]
 
 
 def add_up(docs: Sequence[Comparison | None]) -> Ints2d:
-    """The counts of each label."""
+    """Sum the counts of each label over docs."""
     return count_labels(docs, sorted(get_labels(docs))).sum(axis=0)
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
-def test_tags_are_counted_as_spacy_does(nlp, missing):
+def test_tags_are_counted_like_in_spacy(nlp, missing):
     examples = [make_noisy(nlp, seed, missing) for seed in range(20)]
     assert any(len(eg.predicted) != len(eg.reference) for eg in examples)
     total = add_up(read("tags", examples)).sum(axis=0, keepdims=True)
@@ -98,7 +100,7 @@ def test_tags_are_counted_as_spacy_does(nlp, missing):
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
-def test_entities_are_counted_as_spacy_does(nlp, missing):
+def test_entities_are_counted_like_in_spacy(nlp, missing):
     examples = [make_noisy(nlp, seed, missing) for seed in range(20)]
     docs = read("ents", examples)
     labels, counts = sorted(get_labels(docs)), add_up(docs)
@@ -114,7 +116,7 @@ def test_entities_are_counted_as_spacy_does(nlp, missing):
     assert sum(expected["ents_per_type"][label]["f"] > 0 for label in labels) > 1
 
 
-def test_exclusive_categories_are_counted_as_spacy_does(nlp):
+def test_exclusive_categories_are_counted_like_in_spacy(nlp):
     examples = [make_noisy(nlp, seed) for seed in range(40)]
     examples[3].reference.cats = {}
     examples[4].reference.cats = dict.fromkeys(CATS, 0.0)
@@ -126,7 +128,7 @@ def test_exclusive_categories_are_counted_as_spacy_does(nlp):
     assert get_f(counts) == pytest.approx(expected["cats_score"])
 
 
-def test_other_categories_are_counted_as_spacy_does(nlp):
+def test_other_categories_are_counted_like_in_spacy(nlp):
     examples = [make_noisy(nlp, seed) for seed in range(40)]
     examples[3].reference.cats = {}
     del examples[4].reference.cats["food"]
@@ -146,13 +148,13 @@ def test_docs_without_labels(nlp):
         assert read(layer, [Example(doc.copy(), doc)]) == [None]
 
 
-def test_no_entities_are_labels_too(nlp):
+def test_docs_without_entities_are_annotated(nlp):
     doc = Doc(nlp.vocab, words=["so", "what"], ents=["O", "O"])
     assert read("ents", [Example(doc.copy(), doc)]) == [compare(set(), set())]
 
 
 def test_counts():
-    """Right, wrong and missed, in each doc."""
+    """Each doc has counts of right, wrong and missed labels."""
     counts = count_labels(DOCS, ["LOC", "ORG", "PER"])
     assert counts.tolist() == [
         [[0, 0, 1], [0, 1, 1], [1, 0, 0]],

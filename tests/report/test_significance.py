@@ -1,3 +1,5 @@
+"""The randomisation test."""
+
 from itertools import product
 
 import numpy
@@ -13,7 +15,7 @@ def make_counts(n_runs: int, n_docs: int, n_labels: int, seed: int, most: int = 
 
 
 def try_all(first: numpy.ndarray, second: numpy.ndarray) -> float:
-    """The p value, one exchange of docs after the other."""
+    """Compute the p value by trying every exchange of docs, one by one."""
     observed = abs(get_difference(first.sum(axis=1), second.sum(axis=1)))
     extreme = 0
     for coins in product([False, True], repeat=first.shape[1]):
@@ -27,14 +29,14 @@ def try_all(first: numpy.ndarray, second: numpy.ndarray) -> float:
 
 @pytest.mark.parametrize(("n_docs", "p"), [(1, 1.0), (2, 0.5), (4, 0.125), (10, 2 / 1024)])
 def test_always_better(n_docs, p):
-    """Only if no doc or every doc is exchanged, the difference is as large."""
+    """The difference is as large only if no doc or every doc is exchanged."""
     wrong = numpy.tile([0, 1, 1], (1, n_docs, 1, 1))
     right = numpy.tile([1, 0, 0], (1, n_docs, 1, 1))
     assert get_p_value(wrong, right) == p
 
 
 def test_better_in_three_of_four():
-    """The difference of 2 docs comes in 10 of 16 outcomes: at 4 : 0 (2) and 3 : 1 (8)."""
+    """A difference of at least 2 docs is in 10 of 16 outcomes: 2 with 4 : 0 and 8 with 3 : 1."""
     first = numpy.array([[[[0, 1, 1]], [[0, 1, 1]], [[0, 1, 1]], [[1, 0, 0]]]])
     second = numpy.array([[[[1, 0, 0]], [[1, 0, 0]], [[1, 0, 0]], [[0, 1, 1]]]])
     assert get_p_value(first, second) == 10 / 16
@@ -50,12 +52,12 @@ def test_no_difference():
 
 @pytest.mark.parametrize("n_labels", [1, 4])
 @pytest.mark.parametrize("seed", range(3))
-def test_all_outcomes(n_labels, seed):
+def test_exact_p_value(n_labels, seed):
     first, second = make_counts(3, 7, n_labels, seed), make_counts(3, 7, n_labels, seed + 100)
     assert get_p_value(first, second) == try_all(first, second)
 
 
-def test_some_outcomes_are_nearly_all(monkeypatch):
+def test_random_outcomes_approximate_all_outcomes(monkeypatch):
     first, second = make_counts(2, 12, 3, seed=1), make_counts(2, 12, 3, seed=2)
     exact = get_p_value(first, second)
     monkeypatch.setattr(significance, "ROUNDS", 4000)
@@ -88,13 +90,13 @@ def test_docs_without_counts_do_not_matter():
     assert get_p_value(*more) == get_p_value(first, second)
 
 
-def test_never_zero_where_not_all_is_tried():
+def test_p_is_never_zero_for_random_outcomes():
     wrong = numpy.tile([0, 1, 1], (1, 100, 1, 1))
     right = numpy.tile([1, 0, 0], (1, 100, 1, 1))
     assert get_p_value(wrong, right) == 1 / 10_001
 
 
-def test_false_alarms(monkeypatch):
+def test_rate_of_false_alarms(monkeypatch):
     """Of pairs that differ by chance only, about 1 in 10 has a p below 0.1."""
     monkeypatch.setattr(significance, "ROUNDS", 500)
     pairs = [make_counts(2, 30, 1, seed=i) for i in range(300)]

@@ -41,7 +41,7 @@ def test_one_run():
 
 
 def test_the_best_is_bold():
-    """Also each of two that look the same."""
+    """Values that look the same are both bold."""
     assert get_lines(["single", "multi"], [SINGLE, MULTI]) == [
         "| run    |   tag_acc |    ents_f |    ents_p |    ents_r | cats_score (F) |  words/s |",
         "| ------ | --------: | --------: | --------: | --------: | -------------: | -------: |",
@@ -58,7 +58,7 @@ def test_missing_scores():
     assert second == ["b", "-", "**100**"]
 
 
-def test_category_scores_of_different_kinds_have_columns_of_their_own():
+def test_each_kind_of_category_score_has_a_column():
     kinds = ["macro F", "macro AUC", None, "macro F"]
     runs = [
         {"cats_score": i / 10, "cats_score_desc": kind} for i, kind in enumerate(kinds, start=1)
