@@ -9,6 +9,7 @@ from typing import Any
 from . import compat
 from .compat import PreTrainedTokenizerFast
 from .errors import Errors
+from .extras import get_install_line
 from .types import Settings
 
 MINILM = "minilm"
@@ -63,7 +64,9 @@ def load_pretrained(
         else:
             module = compat.make_module(config, **compat.FLOAT32)
     except (OSError, ValueError, TypeError, ImportError) as err:
-        raise ValueError(Errors.M001.format(name=name, error=err)) from err
+        raise ValueError(
+            Errors.M001.format(name=name, error=err, install=get_install_line("minilm"))
+        ) from err
     vocab_file = compat.get_vocab_file(check_tokenizer(tokenizer, name))
     vocab = None if vocab_file is None else vocab_file.read_bytes()
     return PretrainedEncoder(tokenizer, compat.move_to_device(module), vocab)
@@ -87,7 +90,7 @@ def embedded_minilm() -> Path:
     """
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or spec.origin is None:
-        raise ValueError(Errors.M003.format(package=MINILM_PACKAGE.replace("_", "-")))
+        raise ValueError(Errors.M003.format(install=get_install_line("minilm")))
     folder = Path(spec.origin).parent / "model"
     found = sha256(folder / "model.safetensors")
     if found != MINILM_SHA256:

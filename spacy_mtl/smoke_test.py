@@ -1,8 +1,9 @@
 """Install the wheel of a pipeline in a clean environment and run it without a network.
 
-    python assets/smoke_test.py PIPELINE.whl
+    python -m spacy_mtl.smoke_test PIPELINE.whl
 
-The new environment contains only the wheel. The requirements of the wheel are imported from the
+The new environment contains only the wheel, and the wheel of spacy-mtl if it is in the same folder,
+where `python -m spacy mtl package` writes it. All other requirements are imported from the
 environment that runs this script.
 """
 
@@ -28,17 +29,25 @@ from spacy import displacy
 nlp = spacy.load(sys.argv[1])
 texts = ["Maria Keller flew to Lisbon on Friday to see the new film by Paulo Branco.", ""]
 for doc in nlp.pipe(texts):
-    print("tags      ", [(token.text, token.tag_) for token in doc])
+    print("tags      ", [(token.text, token.tag_) for token in doc if token.tag])
     print("entities  ", [(ent.text, ent.label_) for ent in doc.ents])
     print("categories", {label: round(p, 3) for label, p in doc.cats.items() if p > 0.05})
 doc = nlp(texts[0])
-assert all(token.tag_ for token in doc) and doc.cats
+assigned = {attribute for name in nlp.pipe_names for attribute in nlp.get_pipe_meta(name).assigns}
+assert "token.tag" not in assigned or all(token.tag for token in doc)
+assert "doc.cats" not in assigned or doc.cats
 assert "<mark" in displacy.render(doc, style="ent", jupyter=False) or not doc.ents
-print("loaded from", nlp.path)
+import spacy_mtl
+print("loaded from", nlp.path, "by", spacy_mtl.__file__)
 """
 
 
 def main(wheel: Path) -> None:
+    """Install a wheel in a new environment and load its pipeline there.
+
+    wheel (Path): The wheel of a pipeline.
+    RAISES (CalledProcessError): If the wheel cannot be installed, or the pipeline cannot be used.
+    """
     package = wheel.name.split("-")[0]
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder)
@@ -46,8 +55,9 @@ def main(wheel: Path) -> None:
         (site,) = Path(folder).rglob("site-packages")
         lent = sysconfig.get_path("purelib")
         (site / "lent.pth").write_text(f"import site; site.addsitedir({lent!r})\n")
-        pip = [sys.executable, "-m", "pip", "--python", python, "install"]
-        pip += ["--quiet", "--no-index", "--no-deps", wheel]
+        wheels = [str(wheel), *map(str, wheel.parent.glob("spacy_mtl-*.whl"))]
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "install"]
+        pip += ["--quiet", "--no-index", "--no-deps", *wheels]
         offline = {**os.environ, "HF_HUB_OFFLINE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         subprocess.run(pip, check=True, env=offline)
         # away from the project, so that nothing of it is found by chance
