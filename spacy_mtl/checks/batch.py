@@ -13,12 +13,11 @@ from thinc.api import Adam
 from ..annotations import AnnotationLayer
 from ..contracts import EncoderPipe, find_encoders, find_tasks
 from ..corpora.counts import read_labels
+from ..corpora.inventory import Corpus, TaskLayers, count_corpora
 from ..errors import Errors, Warnings
 from ..training.step import StepSettings, add_gradients, apply_gradients
 from ..weights import ModelWeights
-from .corpora import Corpus, count_corpora
 from .finding import Finding
-from .tasks import TaskLayers
 
 SAMPLED = 16  # labelled docs of each task to make batches of
 

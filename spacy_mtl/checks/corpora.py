@@ -1,35 +1,17 @@
 """Check the corpora of a config, and read them."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from spacy.language import Language
-from spacy.training import Example
 from thinc.api import Config
 
-from ..corpora.counts import Counts, count_docs
-from ..corpora.mixed import Reader, read_mixed, restrict
+from ..corpora.counts import Counts
+from ..corpora.inventory import Corpus, get_mixed
+from ..corpora.mixed import Reader
 from ..errors import Errors, Warnings
 from ..types import Settings
 from .finding import Finding
-from .tasks import TaskLayers
-
-
-@dataclass
-class Corpus:
-    """A corpus.
-
-    examples (List[Example]): Its examples.
-    claimed (Sequence[str]): The components that it has labels for according to `tasks` of
-        MixedCorpus.
-    """
-
-    examples: list[Example]
-    claimed: Sequence[str] = field(default_factory=list)
 
 
 def check_names(config: Config, names: Mapping[str, str]) -> None:
@@ -116,54 +98,6 @@ def check_evaluations(max_steps: int, every: int) -> list[Finding]:
     left = max_steps % every
     message = Warnings.W231.format(max_steps=max_steps, every=every, last=max_steps - left)
     return [Finding(message)] if left else []
-
-
-def get_mixed(reader: Reader) -> Settings | None:
-    """RETURNS (Optional[Dict[str, Any]]): The settings of a MixedCorpus, None for other readers."""
-    is_mixed = isinstance(reader, partial) and reader.func is read_mixed
-    return reader.keywords if isinstance(reader, partial) and is_mixed else None
-
-
-def read_corpora(nlp: Language, name: str, reader: Reader, limit: int | None) -> dict[str, Corpus]:
-    """Read a corpus, or each of the corpora that a MixedCorpus mixes.
-
-    nlp (Language): The pipeline.
-    name (str): The name of a corpus that is not mixed.
-    reader (Callable): The reader.
-    limit (Optional[int]): The most docs to read of a corpus that is not mixed.
-    RETURNS (Dict[str, Corpus]): The corpora by name, with the labels that MixedCorpus keeps.
-    RAISES (ValueError): M124 if `tasks` names unknown components, M221 if a corpus is unreadable.
-    """
-    settings = get_mixed(reader)
-    if settings is None:
-        return {name: Corpus(read_examples(nlp, name, reader, limit))}
-    corpora = {}
-    for key, mixed in settings["corpora"].items():
-        claimed = settings["tasks"].get(key)
-        examples = read_examples(nlp, key, mixed, None)
-        if claimed is not None:
-            examples = restrict(nlp, examples, claimed, key)
-        corpora[key] = Corpus(examples, claimed or [])
-    return corpora
-
-
-def read_examples(nlp: Language, name: str, reader: Reader, limit: int | None) -> list[Example]:
-    """RETURNS (List[Example]): The first examples of a corpus.
-    RAISES (ValueError): M221 if the corpus is unreadable.
-    """
-    try:
-        return list(islice(reader(nlp), limit))
-    except Exception as error:  # a broken file can make a reader raise anything
-        raise ValueError(Errors.M221.format(corpus=name, error=error)) from error
-
-
-def count_corpora(corpora: Mapping[str, Corpus], tasks: TaskLayers) -> dict[str, Counts]:
-    """RETURNS (Dict[str, Counts]): The labels of each corpus for each task that can be counted."""
-    known = {task: layer for task, layer in tasks.items() if layer}
-    return {
-        name: count_docs([eg.reference for eg in corpus.examples], known)
-        for name, corpus in corpora.items()
-    }
 
 
 def check_corpora(

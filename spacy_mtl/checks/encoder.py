@@ -11,9 +11,9 @@ from spacy.ty import TrainableComponent
 from spacy.util import minibatch
 
 from ..contracts import find_encoders
+from ..corpora.inventory import Corpus
 from ..errors import Warnings
 from ..weights import AnyModel, ModelWeights
-from .corpora import Corpus
 from .finding import Finding
 
 if TYPE_CHECKING:

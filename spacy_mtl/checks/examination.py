@@ -15,6 +15,7 @@ from spacy.util import (
 from thinc.api import Config, fix_random_seed
 
 from ..corpora.counts import Counts, add_counts
+from ..corpora.inventory import count_corpora, get_mixed, get_task_layers, read_corpora
 from ..corpora.mixed import Reader
 from ..errors import Errors
 from ..training.step import check_training
@@ -26,13 +27,10 @@ from .corpora import (
     check_names,
     check_paths,
     check_streams,
-    count_corpora,
-    get_mixed,
-    read_corpora,
 )
 from .encoder import EncoderSummary, check_encoders, describe_encoders
 from .finding import Finding, has_failure
-from .tasks import check_tasks, get_task_layers
+from .tasks import check_tasks
 
 STREAMED = 1000  # docs of a stream to read
 INITIAL = 100  # docs of a stream that spaCy initializes the pipeline with
@@ -109,12 +107,22 @@ class Examination:
         RAISES (ValueError): If the pipeline cannot be initialized.
         """
         self._examples = [eg for corpus in self._train.values() for eg in corpus.examples]
-        if self._is_stream:
+        if self.n_streamed:
             self._examples = list(islice(self._train_reader(self.nlp), INITIAL))
         sourced = get_sourced_components(self.config)
         initialize(self.nlp, self._examples, self._training, sourced)
         self.encoders = describe_encoders(self.nlp)
         return check_encoders(self.nlp, self.encoders, {**self._train, **self._dev}, self._frozen)
+
+    def check_scores(self) -> list[Finding]:
+        """RETURNS (List[Finding]): M257 for score weights of scores that do not exist."""
+        from ..training.scoreboard import check_score_weights
+
+        try:
+            check_score_weights(self.nlp)
+        except ValueError as error:
+            return [Finding(str(error), is_failure=True)]
+        return []
 
     def check_batch(self) -> list[Finding]:
         """RETURNS (List[Finding]): The findings about a batch that is tried."""

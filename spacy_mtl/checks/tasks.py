@@ -1,30 +1,15 @@
 """Check that each task has enough data to learn from."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
-from spacy.language import Language
-
-from ..annotations import AnnotationLayer, find_layers
-from ..contracts import find_tasks
+from ..annotations import AnnotationLayer
 from ..corpora.counts import Counts, TaskCounts
+from ..corpora.inventory import TaskLayers
 from ..errors import Errors, Warnings
 from .finding import Finding
 
 RARE = 10  # a label with fewer examples gets a warning
 LISTED = 8  # labels in a message
-
-
-TaskLayers = Mapping[str, AnnotationLayer[object] | None]
-
-
-def get_task_layers(nlp: Language) -> TaskLayers:
-    """Find the annotation layer that each task learns.
-
-    nlp (Language): The pipeline.
-    RETURNS (Mapping[str, Optional[AnnotationLayer]]): The main layer of each task, in order; None
-        if it has none, so that its labels cannot be counted.
-    """
-    return {name: next(iter(find_layers(nlp, name)), None) for name in find_tasks(nlp)}
 
 
 def check_tasks(

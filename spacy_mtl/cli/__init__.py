@@ -2,7 +2,19 @@
 
 import typer
 
-from . import affinity, bench, calibrate, convert, debug, find_threshold, report, train  # noqa: F401
+from . import (  # noqa: F401
+    affinity,
+    bench,
+    calibrate,
+    convert,
+    debug,
+    doctor,
+    find_threshold,
+    init,
+    package,
+    report,
+    train,
+)
 from .app import mtl_cli
 
 

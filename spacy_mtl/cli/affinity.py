@@ -13,6 +13,7 @@ from typer import Context, Option
 from wasabi import msg
 
 from ..errors import Errors, quote
+from ..extras import get_install_line
 from ..report.records import Matrix
 from ..types import Settings
 from .app import command
@@ -37,13 +38,15 @@ def affinity_cli(
     gpu_id: GpuId = -1,
 ) -> None:
     """
-    Find the tasks that should be trained together, in one training run.
+    Find the tasks that should be trained together.
 
     At regular intervals the encoder takes a step for one task alone, and takes it back. The
     measurement is by how many percent this step lowers the loss of each task. Prints and plots the
     means. Prints the best split of the tasks for each number of models. The pipeline is not saved.
     Overrides of the config are given as for `spacy train`, such as --paths.train
     corpus/train.spacy.
+
+    Example: python -m spacy mtl affinity config.cfg --steps 200 --plot plot.png
     """
     from ..training.affinity import measure_affinity, propose_groups
 
@@ -77,7 +80,9 @@ def import_save_heatmap(path: Path) -> Callable[[Path, Matrix], None]:
     try:
         from ..report.plots import FORMATS, save_heatmap
     except ImportError as error:
-        raise ValueError(Errors.M089.format(error=error)) from error
+        raise ValueError(
+            Errors.M089.format(error=error, install=get_install_line("report"))
+        ) from error
     if path.suffix[1:].lower() not in FORMATS:
         raise ValueError(Errors.M090.format(path=path, formats=quote(sorted(FORMATS))))
     return save_heatmap

@@ -84,11 +84,13 @@ def bench_cli(
     threads: Annotated[int | None, Option(min=1, help="Threads of torch on the CPU")] = None,
 ) -> None:
     """
-    Measure how fast a pipeline is, and which component takes the time.
+    Measure the speed of a pipeline and its components.
 
     Prints words per second of the pipeline and of each component, the share of padding in what the
     encoder reads, the peak memory, and the runtime of each encoder. Annotations of the data are
     not used.
+
+    Example: python -m spacy mtl bench training/model-best dev.spacy
     """
     import torch
 

@@ -28,12 +28,14 @@ def calibrate_cli(
     gpu_id: GpuId = -1,
 ) -> None:
     """
-    Make the probabilities of a pipeline agree with the share of its predictions that is correct.
+    Make probabilities agree with the share of right answers.
 
     Finds the temperature of each head at which the labels of the data are most likely, and saves a
     pipeline that divides the head's scores by it. This changes the probabilities in doc.cats, and
     those of entities in doc.spans. Predicted tags, entities and categories stay the same. Give data
     that is used neither for training nor for testing, such as dev.
+
+    Example: python -m spacy mtl calibrate training/model-best dev.spacy -o out
     """
     prepare(code_path, gpu_id)
     nlp = load_pipeline(pipeline)

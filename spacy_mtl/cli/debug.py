@@ -22,11 +22,13 @@ def debug_cli(
     gpu_id: GpuId = -1,
 ) -> None:
     """
-    Check the data and the pipeline of a config before training.
+    Check data and pipeline of a config before training.
 
     Counts the labels of each corpus for each task, and tries one batch to check that every head
     sends a gradient to the encoder. Settings of the config are overridden as for `spacy train`,
     such as --paths.train corpus/train.spacy. The exit code is 1 if training would be pointless.
+
+    Example: python -m spacy mtl debug config.cfg --paths.train train.spacy
     """
     overrides = parse_config_overrides(ctx.args)
     prepare(code_path, gpu_id)
@@ -96,6 +98,13 @@ def show_encoders(examination: Examination) -> None:
         msg.info(f"{name}: {encoder.source}, {size}, {encoder.precision}{most}")
 
 
+def show_scores(examination: Examination) -> None:
+    """Print the scores that decide which pipeline is the best."""
+    weights = examination.nlp.config.interpolate()["training"]["score_weights"]
+    shares = [f"{key} {weight:g}" for key, weight in weights.items() if weight]
+    msg.info(f"model-best has the highest mean of the scores: {', '.join(shares) or 'none'}")
+
+
 def show_batch(examination: Examination) -> None:
     """Print the loss, the weight and the gradient of each task in one batch."""
     words = sum(len(eg.predicted) for eg in examination.batch)
@@ -118,5 +127,6 @@ SECTIONS: dict[str, tuple[Check, Callable[[Examination], None]]] = {
     "Corpora": (Examination.check_corpora, show_corpora),
     "Tasks": (Examination.check_tasks, show_tasks),
     "Encoder": (Examination.check_encoders, show_encoders),
+    "Scores": (Examination.check_scores, show_scores),
     "One batch": (Examination.check_batch, show_batch),
 }

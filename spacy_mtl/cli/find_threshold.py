@@ -45,6 +45,8 @@ def find_threshold_cli(
     Prints the F of each label at the current threshold, at the best threshold for all labels, and
     at the best threshold for this label alone. A component has one threshold: to use one for each
     label, compare doc.cats with them in your own code.
+
+    Example: python -m spacy mtl find-threshold training/model-best dev.spacy
     """
     prepare(code_path, gpu_id)
     if scores_key not in SCORES:

@@ -42,14 +42,17 @@ def train_cli(
     ] = False,
 ) -> None:
     """
-    Train a pipeline as `spacy train` does, and write a checkpoint to the output folder at each
-    evaluation and at the end.
+    Train like `spacy train`, and resume after a stop.
+
+    Writes a checkpoint to the output folder at each evaluation and at the end.
 
     --resume continues a run from its checkpoint, however it was stopped. On the same machine the
     pipelines and the log become the same, bit for bit, as without the stop. On a GPU this holds
     only if its operations are deterministic. The config and its overrides must be those of the
     first run, except training.max_steps, max_epochs, patience and the logger. Without a checkpoint
     a new run starts. A folder with a checkpoint is refused without --resume or --overwrite.
+
+    Example: python -m spacy mtl train config.cfg --output training --resume
     """
     from ..training.loop import CHECKPOINT, train
     from ..training.resume import read_checkpoint

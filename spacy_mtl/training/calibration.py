@@ -65,7 +65,8 @@ def calibrate(nlp: Language, examples: Sequence[Example]) -> dict[str, Calibrati
     """Set the temperature of each head to the value at which the gold labels are most likely. The
     pipeline runs once.
 
-    nlp (Language): The pipeline. Its heads keep their temperatures in their `cfg`.
+    nlp (Language): The pipeline. Its heads keep their temperatures in their `cfg`. The model card
+        shows the effects, from `nlp.meta["calibration"]`.
     examples (Sequence[Example]): Examples that the pipeline was not trained on. Their predicted
         docs are annotated.
     RETURNS (Dict[str, Calibration]): The effect on each head that the examples have labels for.
@@ -86,7 +87,20 @@ def calibrate(nlp: Language, examples: Sequence[Example]) -> dict[str, Calibrati
                 set_threshold(nlp, name, head.cfg["threshold"])
     if not found:
         raise ValueError(Errors.M080.format(heads=quote(scored)))
+    nlp.meta["calibration"] = {**nlp.meta.get("calibration", {}), **to_json(found)}
     return found
+
+
+def to_json(found: Mapping[str, Calibration]) -> dict[str, dict[str, object]]:
+    """RETURNS (Dict[str, Dict]): The calibrations as the model card shows them."""
+    return {
+        name: {
+            "units": c.units,
+            "temperature": c.temperature[1],
+            "ece": [None if math.isnan(error) else error for error in c.ece],
+        }
+        for name, c in found.items()
+    }
 
 
 def calibrate_head(head: AnyHead, batches: Batches) -> Calibration | None:

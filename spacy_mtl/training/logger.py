@@ -10,12 +10,12 @@ from typing import Literal, TextIO, TypeAlias
 
 import srsly
 from spacy.language import Language
-from spacy.training.loggers import setup_table
 from tqdm import tqdm
 from wasabi.tables import row
 
 from ..arguments import checked
 from ..contracts import find_tasks
+from ..corpora.inventory import count_training_corpora
 from ..encoder.pipe import SharedEncoder
 from ..errors import Errors
 from ..files import WriteError
@@ -26,7 +26,11 @@ LogStep: TypeAlias = Callable[[Settings | None], None]
 SetUpLogger: TypeAlias = Callable[[Language, TextIO, TextIO], tuple[LogStep, Callable[[], None]]]
 Stats: TypeAlias = dict[str, float | None]
 
-STATS = ("loss", "weight", "grad_norm", "updates")
+STATS = ("loss", "weight", "grad_norm", "updates", "units")
+ALL = "all"  # the line of the pipeline's score
+# The table: its width, the least width of the scores, the space between columns.
+WIDTH, LEAST, SPACING = 100, 24, 2
+ALIGNS = ("r", "r", "l", *"rrrr", "l")
 
 
 @checked("spacy-mtl.ProgressLogger.v1")
@@ -35,16 +39,19 @@ def create_progress_logger_v1(
     output_file: str | None = None,
     console_output: bool = True,
 ) -> SetUpLogger:
-    """Log a row of numbers at each evaluation.
+    """Log a block of numbers at each evaluation.
 
-    For each task the row has the means since the last row: of its loss, of its weight in the
-    balancer, and of the norm of its gradient at the encoder. Then follow the scores in percent,
-    words per second, and the time left until `max_steps`. Both times include evaluations. The file
-    also has the mean cosine of the gradients of each two tasks.
+    The line of each task has the means since the last evaluation: of its loss, of its weight in the
+    balancer, and of the norm of its gradient at the encoder. Units are its labelled units per
+    update, such as tokens or docs. Then follow its scores in percent. The last line has the score
+    of the pipeline, words per second, and the time left until `max_steps`. Both times include
+    evaluations. The file also has the mean cosine of the gradients of each two tasks.
 
     Later loggers in a `spacy.ChainLogger.v1` find the numbers of the tasks in `info["tasks"]` and
     the cosines in `info["cosines"]`. For experiment trackers each number is also an entry
     `info["tasks.NAME.loss"]` and so on, which `log_custom_stats = ["^tasks\\\\."]` matches.
+
+    Counts the corpora of `[training]` once, for the model card of the saved pipelines.
 
     Publishes the score of each task to `spacy-mtl.EarlyStopping.v1` and to corpora with dynamic
     sampling: the score with the highest weight in the task's own score weights.
@@ -52,7 +59,8 @@ def create_progress_logger_v1(
     progress_bar (Optional[str]): "eval" for a bar from one evaluation to the next, "train" for a
         bar over the whole run, null for none. It is shown only on a terminal.
     output_file (Optional[str]): The file to append a line of JSON to at each evaluation. Scores are
-        from 0 to 1, words and seconds count from the start of the run, unknown values are null.
+        from 0 to 1, words and seconds count from the start of the run, updates and units from the
+        last evaluation. Unknown values are null.
     console_output (bool): Whether to print the rows.
     RAISES (ValueError): M058 for an argument of another kind.
     """
@@ -84,6 +92,7 @@ class ProgressLogger:
         pipes: list[object] = [pipe for _, pipe in nlp.pipeline]
         self.encoders = [pipe for pipe in pipes if isinstance(pipe, SharedEncoder)]
         self.board = ScoreBoard(nlp, find_keys(nlp, {}))
+        nlp.meta["corpora"] = count_training_corpora(nlp)  # for the model card
         self.steps = 0  # since the last evaluation
         self.words = 0  # until the last evaluation
         self.start = perf_counter()
@@ -115,7 +124,7 @@ class ProgressLogger:
         if self.path:
             self._append(line, info.setdefault("log_sizes", {}))
         if self.console:
-            self.console.print(line, interval and interval / self.steps)
+            self.console.print(line, self.steps, interval and interval / self.steps)
         info["tasks"], info["cosines"] = line["tasks"], line["cosines"]
         for task, stats in line["tasks"].items():
             info.update({f"tasks.{task}.{k}": v for k, v in stats.items() if v is not None})
@@ -173,7 +182,8 @@ class ProgressLogger:
 
 
 class Console:
-    """Prints a table with a row for each evaluation, and a progress bar under it.
+    """Prints a block of lines for each evaluation, and a progress bar under it. The block has a
+    line for each task with its numbers and scores, and a line "all" with the score of the pipeline.
 
     nlp (Language): The pipeline, with the frozen components disabled.
     progress_bar (Optional[str]): "eval", "train" or None.
@@ -191,34 +201,40 @@ class Console:
         self.stdout = stdout
         self.stderr = stderr
         self.bar: tqdm[None] | None = None
-        columns = [("E", 3), ("#", 6)]
-        for task in find_tasks(nlp):
-            columns += [(f"Loss {task}", 8), ("Weight", 6), ("Grad", 8)]
-        columns += [(key, 6) for key in get_score_keys(nlp)]
-        columns += [("Score", 6), ("Words/s", 7), ("Left", 8)]
-        names, widths = zip(*columns, strict=True)
-        header, self.widths, _ = setup_table(cols=list(names), widths=list(widths))
-        self._write(header)
+        self.owners = get_owners(nlp)
+        names = max(map(len, [ALL, *self.owners.values()]))
+        self.widths = [3, 6, names, 8, 7, 8, 7]
+        rest = WIDTH - sum(self.widths) - len(self.widths) * SPACING
+        self.widths.append(max(rest, LEAST))
+        self._write(["E", "#", "Task", "Loss", "Weight", "Grad", "Units", "Scores"])
         self._write(["-" * width for width in self.widths])
 
-    def print(self, line: Settings, seconds_per_step: float | None) -> None:
-        """Print the row of an evaluation and start a new bar.
+    def print(self, line: Settings, steps: int, seconds_per_step: float | None) -> None:
+        """Print the block of an evaluation and start a new bar.
 
         line (Settings): The numbers of the evaluation.
+        steps (int): The number of steps since the last evaluation.
         seconds_per_step (Optional[float]): The mean time of a step, to estimate the time left.
         """
         self.close()
-        left = None
+        scores: dict[str, list[str]] = {}
+        for key, score in line["scores"].items():
+            shown = show(score, ".0f") if key == "speed" else show_percent(score)
+            scores.setdefault(self.owners.get(key, ALL), []).append(f"{key} {shown}")
+        summary = [f"score {show_percent(line['score'])}"]
+        if line["words_per_second"] is not None:
+            summary.append(f"{line['words_per_second']:.0f} words/s")
         if self.max_steps and seconds_per_step is not None:
             left = tqdm.format_interval((self.max_steps - line["step"]) * seconds_per_step)
-        cells: list[object] = [line["epoch"], line["step"]]
-        for stats in line["tasks"].values():
-            cells += [show(stats["loss"], ".4f")]
-            cells += [show(stats["weight"], ".3g"), show(stats["grad_norm"], ".3g")]
-        for key, score in line["scores"].items():
-            cells.append(show(score, ".0f") if key == "speed" else show_percent(score))
-        cells += [show_percent(line["score"]), show(line["words_per_second"], ".0f")]
-        self._write([*cells, show(left)])
+            summary.append(f"{left} left")
+        place: list[object] = [line["epoch"], line["step"]]
+        for task, stats in line["tasks"].items():
+            cells = [show(stats["loss"], ".4f"), show(stats["weight"], ".3g")]
+            cells.append(show(stats["grad_norm"], ".3g"))
+            cells.append(show(None if stats["units"] is None else stats["units"] / steps, ".1f"))
+            self._write([*place, task, *cells], scores.get(task, []))
+            place = ["", ""]
+        self._write([*place, ALL, "", "", "", ""], [*summary, *scores.get(ALL, [])])
         if self.progress_bar:
             whole = self.progress_bar == "train"
             self.bar = tqdm(
@@ -241,9 +257,35 @@ class Console:
             self.bar.close()
             self.bar = None
 
-    def _write(self, cells: Sequence[object]) -> None:
-        line = row(cells, widths=self.widths, aligns="r", spacing=2)
-        print(line, file=self.stdout, flush=True)
+    def _write(self, cells: Sequence[object], scores: Sequence[str] = ()) -> None:
+        """Print a row. Scores that do not fit continue on the next lines.
+
+        cells (Sequence[object]): The cells, without the scores.
+        scores (Sequence[str]): The scores.
+        """
+        lines = [""]
+        for score in scores:
+            longer = f"{lines[-1]}  {score}".strip()
+            if len(longer) > self.widths[-1] and lines[-1]:
+                lines.append(score)
+            else:
+                lines[-1] = longer
+        for line in lines:
+            given = [*cells, line] if len(cells) < len(self.widths) else cells
+            text = row(given, widths=self.widths, aligns=ALIGNS, spacing=SPACING)
+            print(text.rstrip(), file=self.stdout, flush=True)
+            cells = [""] * (len(self.widths) - 1)
+
+
+def get_owners(nlp: Language) -> dict[str, str]:
+    """RETURNS (Dict[str, str]): The task that each score belongs to. Scores over several heads of
+    one kind, and those of no task, are left out.
+    """
+    owners: dict[str, str] = {}
+    for task in find_tasks(nlp):
+        for key in get_score_weights(nlp, task):
+            owners.setdefault(key, task)
+    return owners
 
 
 def get_score_keys(nlp: Language) -> list[str]:
@@ -275,7 +317,7 @@ def get_stats(
     """
     stats: dict[str, Stats] = {}
     for task in tasks:
-        known: Mapping[str, float] = means.get(task, {"updates": 0})
+        known: Mapping[str, float] = means.get(task, {"updates": 0, "units": 0})
         total = float(losses.get(task, 0.0))
         if task not in means and total:
             known = {"loss": total / steps, "updates": steps}

@@ -28,6 +28,7 @@ from ..files import WriteError, clean_up, replacing
 from ..types import Settings
 from .replay import ResumeReplay
 from .resume import find_kernels
+from .scoreboard import check_score_weights
 from .step import StepSettings, check_training, skip_step, train_step
 
 CHECKPOINT = "checkpoint"
@@ -100,12 +101,13 @@ def train(
         it. Its evaluations are logged again, without their output path.
     use_gpu (int): The GPU, or -1. Call `require_gpu` first.
     stdout, stderr (TextIO): Get the messages.
-    RAISES (ValueError): M058 if a number of `[training]` is out of range, M062 if the corpora
-        differ from those of the checkpoint, M091 if a pipeline or the checkpoint cannot be written:
-        the old ones are still there.
+    RAISES (ValueError): M058 if a number of `[training]` is out of range, M257 for a score weight
+        of a score that does not exist, M062 if the corpora differ from those of the checkpoint,
+        M091 if a pipeline or the checkpoint cannot be written: the old ones are still there.
     """
     msg = Printer(no_print=True)
     T = resolve_training(nlp, use_gpu)
+    check_score_weights(nlp)
     config = nlp.config.interpolate()
     train_corpus, dev_corpus = resolve_dot_names(config, [T["train_corpus"], T["dev_corpus"]])
     optimizer, frozen = T["optimizer"], T["frozen_components"]

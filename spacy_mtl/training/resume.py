@@ -39,7 +39,10 @@ from .step import find_trainable
 FORMAT = 2
 RATE = "dropout_rate"  # an attribute of layers, set by updates and saved with the pipeline
 # Settings that may differ in a resumed run.
-FREE = ("training.max_steps", "training.max_epochs", "training.patience", "training.logger.")
+FREE = (
+    *("training.max_steps", "training.max_epochs", "training.patience", "training.logger."),
+    *(f"training.optimizer.{rate}.total_steps" for rate in ("learn_rate", "encoder_learn_rate")),
+)
 BROKEN = (BadZipFile, OSError, RuntimeError, LookupError, TypeError, ValueError)
 PLAIN = {
     "config": Settings,

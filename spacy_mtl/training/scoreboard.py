@@ -2,14 +2,17 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from spacy.language import Language
+from spacy.pipeline import Pipe
+from spacy.scorer import Scorer
 
 from ..balancing.early_stopping import EarlyStopping
 from ..contracts import ScoreListener, find_tasks
 from ..encoder.pipe import SharedEncoder
-from ..errors import Errors, Warnings
+from ..errors import Errors, Warnings, quote
 from ..heads.base import Head
 from ..types import Settings
 
@@ -26,6 +29,7 @@ class ScoreBoard:
 
     nlp (Language): The pipeline, with the frozen components disabled.
     keys (Mapping[str, str]): The key of each task's score.
+    RAISES (ValueError): M257 for a score weight of a score that does not exist.
     """
 
     def __init__(self, nlp: Language, keys: Mapping[str, str]) -> None:
@@ -34,6 +38,7 @@ class ScoreBoard:
         pipes: list[tuple[str, object]] = [*nlp.pipeline]
         self.heads = {n: pipe for n, pipe in pipes if n in keys and isinstance(pipe, Head)}
         PUBLISHERS[nlp] = ref(self)
+        check_score_weights(nlp)
         self._freeze()  # tasks that were stopped in an earlier run
 
     def publish(self, scores: Settings) -> dict[str, float]:
@@ -56,6 +61,37 @@ class ScoreBoard:
             if isinstance(listener, EarlyStopping):
                 for task in self.heads.keys() & set(listener.frozen):
                     self.heads[task].is_frozen = True
+
+
+def check_score_weights(nlp: Language) -> None:
+    """Check that the pipeline has all scores of `[training.score_weights]`.
+
+    nlp (Language): The pipeline, initialized.
+    RAISES (ValueError): M257 for a key with a weight that is no score. A weight of null is allowed,
+        and so are all keys of a component's own weights: spaCy's tagger has one for "pos_acc".
+    """
+    weights = nlp.config.interpolate()["training"]["score_weights"]
+    known = find_score_keys(nlp)
+    frozen = nlp.config.interpolate()["training"]["frozen_components"]
+    trained_or_frozen = [n for n in nlp.component_names if n in nlp.pipe_names or n in frozen]
+    metas = [nlp.get_pipe_meta(name) for name in trained_or_frozen]
+    allowed = known.union(*(meta.default_score_weights or () for meta in metas))
+    unknown = [k for k, weight in weights.items() if weight is not None and k not in allowed]
+    if known and unknown:
+        raise ValueError(Errors.M257.format(unknown=quote(unknown), known=quote(sorted(known))))
+
+
+def find_score_keys(nlp: Language) -> set[str]:
+    """RETURNS (Set[str]): The keys of all scores of a pipeline: of its tokenizer, its components,
+    also frozen ones, and its speed. Empty if a scorer of another package fails without examples.
+    """
+    frozen = nlp.config.interpolate()["training"]["frozen_components"]
+    pipes: list[object] = [nlp.get_pipe(name) for name in frozen if name in nlp.component_names]
+    try:
+        scores = [Scorer(nlp).score([]), *(p.score([]) for p in pipes if isinstance(p, Pipe))]
+    except Exception:
+        return set()
+    return {"speed", *chain.from_iterable(scores)}
 
 
 def find_listeners(nlp: Language) -> Iterator[ScoreListener]:

@@ -1,4 +1,4 @@
-"""Checks of corpora: paths, sizes, overlap."""
+"""Test the checks of corpora: paths, labels, and docs that are in both train and dev."""
 
 from collections import Counter
 
@@ -9,36 +9,42 @@ from thinc.api import Config
 
 from spacy_mtl.annotations.tokens import Tags
 from spacy_mtl.checks.corpora import (
-    Corpus,
     check_corpora,
     check_evaluations,
     check_paths,
-    count_corpora,
     get_overlap,
 )
 from spacy_mtl.checks.finding import Finding
 from spacy_mtl.corpora.counts import Counts, TaskCounts
+from spacy_mtl.corpora.inventory import Corpus, count_corpora
 
 
 def codes(findings: list[Finding]) -> list[str]:
+    """Return the code of each message."""
     return [finding.message[1:5] for finding in findings]
 
 
 def read(path: str | None) -> dict:
+    """Return the section of a corpus that is one file."""
     return {"@readers": "spacy.Corpus.v1", "path": path, "gold_preproc": False}
 
 
 def mix(corpora: dict[str, dict]) -> dict:
+    """Return the section of a mixed corpus."""
     return {"@readers": "spacy-mtl.MixedCorpus.v1", "corpora": corpora}
 
 
 def make_corpus(*texts: str, claimed: tuple[str, ...] = ()) -> Corpus:
+    """Make a corpus of unlabelled texts.
+
+    claimed (Tuple[str, ...]): The tasks that the config says it has labels for.
+    """
     nlp = spacy.blank("en")
     docs = [nlp.make_doc(text) for text in texts]
     return Corpus([Example(doc.copy(), doc) for doc in docs], claimed)
 
 
-def test_corpora():
+def test_empty_docs_missing_labels_and_overlap_are_found():
     train = {"a": make_corpus("one", "", "two"), "b": make_corpus(claimed=("tagger",))}
     dev = {"dev": make_corpus("two", "three", "four", "one")}
     counts = count_corpora(train, {"tagger": Tags(), "other": None})
@@ -62,7 +68,7 @@ def test_corpora():
         ("mixed", "x/${paths.dev}", "corpora.train.corpora.a", "--corpora.train.corpora.a.path"),
     ],
 )
-def test_path_that_does_not_exist(tmp_path, section, path, block, option):
+def test_a_missing_path_names_its_section_and_its_option(tmp_path, section, path, block, option):
     good = {"train": read(str(tmp_path)), "dev": read(str(tmp_path))}
     bad = mix({"a": read(path), "b": read(str(tmp_path))})
     given = {"train": bad} if section == "mixed" else {section: read(path)}
@@ -74,7 +80,7 @@ def test_path_that_does_not_exist(tmp_path, section, path, block, option):
     assert f": {option} FILE" in finding.message
 
 
-def test_path_of_a_section_that_is_a_variable():
+def test_a_path_is_found_in_a_section_that_is_a_variable():
     text = '[corpora]\ndev = ${corpora.train}\n\n[corpora.train]\n@readers = "x"\npath = "missing"'
     config = Config().from_str(text, interpolate=False)
     (finding,) = check_paths(config, ["corpora.dev"])
@@ -86,7 +92,7 @@ def test_path_of_a_section_that_is_a_variable():
     ("max_steps", "every", "last"),
     [(250, 190, 190), (10, 200, 0), (950, 190, None), (0, 200, None)],
 )
-def test_updates_after_the_last_evaluation(max_steps, every, last):
+def test_updates_after_the_last_evaluation_are_reported(max_steps, every, last):
     findings = check_evaluations(max_steps, every)
     assert codes(findings) == ([] if last is None else ["W231"])
     assert all(f"at step {last}," in f.message and not f.is_failure for f in findings)

@@ -1,4 +1,4 @@
-"""Checks of tasks: labels that are missing, unseen or rare."""
+"""Test the check of tasks: labels that are missing, only in dev, or rare."""
 
 from collections import Counter
 
@@ -6,15 +6,18 @@ import pytest
 
 from spacy_mtl.annotations.tokens import Lemmas, Tags
 from spacy_mtl.checks.finding import Finding
-from spacy_mtl.checks.tasks import check_tasks, get_task_layers
+from spacy_mtl.checks.tasks import check_tasks
 from spacy_mtl.corpora.counts import Counts, TaskCounts
+from spacy_mtl.corpora.inventory import get_task_layers
 
 
 def codes(findings: list[Finding]) -> list[str]:
+    """Return the code of each message."""
     return [finding.message[1:5] for finding in findings]
 
 
 def make_counts(docs: int, **tasks: dict[str, int]) -> Counts:
+    """Make counts of docs without missing labels, from the number of each task's labels."""
     counts = {
         task: TaskCounts(sum(labels.values()), Counter(labels), 0) for task, labels in tasks.items()
     }
@@ -38,7 +41,7 @@ def make_counts(docs: int, **tasks: dict[str, int]) -> Counts:
         ({str(i): 1 for i in range(9)}, {"0": 1}, ["W221"], "and 1 more"),
     ],
 )
-def test_tasks(train, dev, expected, part):
+def test_missing_unseen_and_rare_labels_are_found(train, dev, expected, part):
     counts = make_counts(2, x=train), make_counts(2, x=dev)
     findings = check_tasks({"x": Tags()}, *counts, frozen=[])
     assert codes(findings) == expected
@@ -46,13 +49,13 @@ def test_tasks(train, dev, expected, part):
     assert codes(check_tasks({"x": Tags()}, *counts, frozen=["x"])) == ["W223"]
 
 
-def test_open_labels_may_be_rare():
+def test_lemmas_and_unknown_labels_may_be_rare():
     counts = make_counts(2, x={"be": 1}), make_counts(2, x={"go": 1})
     assert check_tasks({"x": Lemmas()}, *counts, frozen=[]) == []
     assert check_tasks({"x": None}, *counts, frozen=[]) == []
 
 
-def test_heads(make_nlp):
+def test_each_head_has_an_annotation_layer(make_nlp):
     nlp = make_nlp("tagger", "other=morphologizer", "senter=senter", initialize=False)
     nlp.add_pipe("sentencizer")
     nlp.add_pipe("parser")

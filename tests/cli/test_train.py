@@ -52,6 +52,7 @@ def test_stop_and_resume(
     code, output = invoke("-o", whole, **options)
     assert code == 0 and "Saved pipeline to output directory" in output
     files = get_files(whole)
+    assert {"model-best/README.md", "model-last/README.md"} <= files.keys()
     code, output = invoke("-o", whole, **options)
     assert code == 1 and "M207" in output and "--overwrite" in output
     assert get_files(whole) == files

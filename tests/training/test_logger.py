@@ -25,7 +25,8 @@ TASKS = ["tagger", "ner", "textcat"]
 SCORES = ["tag_acc", "ents_f", "ents_p", "ents_r", "cats_score"]
 WEIGHTS = {"tagger": 1.0, "ner": 2.0, "textcat": 0.5}
 LOGGER = {"@loggers": "spacy-mtl.ProgressLogger.v1"}
-SILENT = {"loss": None, "weight": None, "grad_norm": None, "updates": 0}
+SILENT = {"loss": None, "weight": None, "grad_norm": None, "updates": 0, "units": 0}
+REPORTED = {**SILENT, "units": None}  # by a component without mtl_transformer
 ONE_DOC = {"@batchers": "spacy.batch_by_sequence.v1", "size": 1, "get_length": None}
 
 
@@ -57,7 +58,10 @@ def make_pipeline(
         "paths.dev": str(folder / "corpus.spacy"),
         "paths.encoder": encoder,
         "components.transformer.model.precision": "float32",
-        "components.transformer.balancer.weights": WEIGHTS,
+        "components.transformer.balancer": {
+            "@misc": "spacy-mtl.StaticWeights.v1",
+            "weights": WEIGHTS,
+        },
         "training.optimizer.learn_rate.warmup_steps": 1,
         "training.optimizer.encoder_learn_rate.warmup_steps": 1,
     }
@@ -148,8 +152,21 @@ def set_up(nlp: Language, **settings: Any) -> tuple[Callable[[Any], None], io.St
     return log_step, stdout
 
 
-def get_rows(stdout: io.StringIO) -> list[list[str]]:
-    return [line.split() for line in stdout.getvalue().splitlines()[2:]]
+def get_blocks(printed: list[str]) -> list[dict[str, list[str]]]:
+    """Return the words of each line of a table, by evaluation and task. The first line of an
+    evaluation has its epoch and step as "E" and "#" too.
+    """
+    blocks: list[dict[str, list[str]]] = []
+    for line in printed[2:]:
+        place, (task, *cells) = line[: 3 + 2 + 6].split(), line[3 + 2 + 6 :].split()
+        if place:
+            blocks.append(dict(zip(["E", "#"], [[part] for part in place], strict=True)))
+        blocks[-1][task] = cells
+    return blocks
+
+
+def get_lines(stdout: io.StringIO) -> list[str]:
+    return stdout.getvalue().splitlines()
 
 
 def make_info(**settings: Any) -> dict[str, Any]:
@@ -209,9 +226,8 @@ def test_lines_have_the_losses_of_update(logged):
                 "weight": WEIGHTS[task],
                 "grad_norm": pytest.approx(numpy.mean([norm[task] for norm in norms]), rel=1e-4),
                 "updates": n,
+                "units": n if task == "textcat" else sum(losses["words"]),
             }
-    first, last = logged.lines[0]["tasks"], logged.lines[-1]["tasks"]
-    assert all(last[task]["loss"] < first[task]["loss"] for task in TASKS)
 
 
 def test_lines_have_the_cosines(logged):
@@ -244,24 +260,44 @@ def test_lines_have_the_scores_of_evaluate(logged):
     assert line["score"] == pytest.approx(score)
 
 
-def test_rows(logged):
-    header, rule, *rows = logged.printed
-    columns = ["E", "#"]
-    columns += [c for task in TASKS for c in (f"LOSS {task.upper()}", "WEIGHT", "GRAD")]
-    columns += [*map(str.upper, SCORES), "SCORE", "WORDS/S", "LEFT"]
-    assert [name.strip() for name in header.split("  ") if name] == columns
-    assert len(rule.split("  ")) == len(columns)
-    assert {len(line) for line in logged.printed} == {len(rule)}
-    for row, line in zip(rows, logged.lines, strict=True):
-        cells = [str(line["epoch"]), str(line["step"])]
-        for stats in line["tasks"].values():
-            cells += [f"{stats['loss']:.4f}", f"{stats['weight']:.3g}", f"{stats['grad_norm']:.3g}"]
-        cells += [f"{100 * score:.2f}" for score in [*line["scores"].values(), line["score"]]]
+def test_table(logged):
+    header, *_ = logged.printed
+    assert header.split() == ["E", "#", "Task", "Loss", "Weight", "Grad", "Units", "Scores"]
+    assert max(map(len, logged.printed)) <= 100
+    for block, line in zip(get_blocks(logged.printed), logged.lines, strict=True):
+        assert (block["E"], block["#"]) == ([str(line["epoch"])], [str(line["step"])])
+        scores = {key: f"{100 * score:.2f}" for key, score in line["scores"].items()}
+        for task, keys in (("tagger", SCORES[:1]), ("ner", SCORES[1:4]), ("textcat", SCORES[4:])):
+            stats = line["tasks"][task]
+            cells = [f"{stats['loss']:.4f}"]
+            cells += [f"{stats['weight']:.3g}", f"{stats['grad_norm']:.3g}"]
+            cells += [f"{stats['units'] / (4 if line['step'] else 1):.1f}"]
+            assert block[task] == cells + [part for key in keys for part in (key, scores[key])]
         speed = line["words_per_second"]
-        *found, left = row.split()
-        assert found == [*cells, "-" if speed is None else f"{speed:.0f}"]
-        assert (left == "-") is (line["step"] == 0)
-    assert rows[-1].split()[-1] == "00:00"
+        expected = ["score", f"{100 * line['score']:.2f}"]
+        expected += [] if speed is None else [f"{speed:.0f}", "words/s"]
+        assert block["all"][: len(expected)] == expected
+        assert (block["all"][-1] == "left") is (line["step"] > 0)
+    assert get_blocks(logged.printed)[-1]["all"][-2:] == ["00:00", "left"]
+
+
+@pytest.mark.filterwarnings("ignore:.*W005")
+def test_table_of_many_tasks():
+    """Each task has a line, and scores that do not fit continue on the next line."""
+    tasks = [f"head_{i}" for i in range(8)]
+    nlp = spacy.blank("en")
+    for task in tasks:
+        nlp.add_pipe("tagger", name=task)
+    nlp.add_pipe("ner", name="a_head_with_a_name")
+    log_step, stdout = set_up(nlp)
+    log_step(make_info(other_scores={"ents_f": 1.0, "ents_p": 1.0, "ents_r": 1.0}))
+    lines = get_lines(stdout)
+    assert max(map(len, lines)) <= 100
+    assert [line.split()[0] for line in lines[3:10]] == tasks[1:]
+    assert [line.split() for line in lines[11:13]] == [
+        ["ents_r", "100.00"],
+        ["all", "score", "50.00"],
+    ]
 
 
 def test_lines_are_appended(logged):
@@ -284,7 +320,7 @@ def test_silent_tasks_and_missing_scores(encoder, tmp_path):
     labels = [("tagger", "textcat")] * 2 + [("textcat",)] * 2
     nlp = make_pipeline(encoder, tmp_path, {**LOGGER, "output_file": str(path)}, labels)
     losses = record_losses(nlp)
-    rows = run(nlp)[2:]
+    rows = get_blocks(run(nlp))
     for line, record, row in zip(read_lines(path), losses, rows, strict=True):
         spoken = [loss for loss in record["tagger"] if loss]
         mean = pytest.approx(numpy.mean(spoken), rel=1e-5) if spoken else None
@@ -293,8 +329,7 @@ def test_silent_tasks_and_missing_scores(encoder, tmp_path):
         assert line["tasks"]["tagger"]["updates"] == len(spoken)
         assert line["tasks"]["textcat"]["updates"] == len(record["textcat"])
         assert [line["scores"][key] is None for key in SCORES] == [False, True, True, True, False]
-        assert row.split()[5:8] == ["-"] * 3
-        assert row.split()[12:15] == ["-"] * 3
+        assert row["ner"] == [*"---", "0.0", "ents_f", "-", "ents_p", "-", "ents_r", "-"]
     assert sum(line["tasks"]["tagger"]["updates"] for line in read_lines(path)) in (4, 5)
     assert [line["cosines"].keys() for line in read_lines(path)[1:]] == [{"tagger|textcat"}] * 2
 
@@ -316,7 +351,7 @@ def test_frozen_head(encoder, tmp_path):
     path = tmp_path / "run.jsonl"
     nlp = make_pipeline(encoder, tmp_path, {**LOGGER, "output_file": str(path)})
     nlp.config["training"]["frozen_components"] = ["ner"]
-    assert "LOSS NER" not in run(nlp)[0]
+    assert "ner" not in get_blocks(run(nlp))[0]
     assert [list(line["tasks"]) for line in read_lines(path)] == [["tagger", "textcat"]] * 3
 
 
@@ -324,11 +359,13 @@ def test_disabled_head(encoder, tmp_path):
     path = tmp_path / "run.jsonl"
     nlp = make_pipeline(encoder, tmp_path, {**LOGGER, "output_file": str(path)})
     nlp.disable_pipe("textcat")
-    rows = run(nlp)[2:]
+    with pytest.raises(ValueError, match=r"M257.*'cats_score'.*'ents_f'"):
+        run(nlp)
+    nlp.config["training"]["score_weights"]["cats_score"] = None
+    rows = get_blocks(run(nlp))
     for line, row in zip(read_lines(path), rows, strict=True):
-        assert list(line["tasks"]) == ["tagger", "ner"]
-        assert line["scores"]["cats_score"] is None
-        assert row.split()[-4] == "-"
+        assert list(line["tasks"]) == list(row)[2:-1] == ["tagger", "ner"]
+        assert "cats_score" not in line["scores"]
 
 
 def test_frozen_encoder(encoder, tmp_path):
@@ -343,7 +380,7 @@ def test_frozen_encoder(encoder, tmp_path):
     for line, record, n in zip(read_lines(path), losses, [1, 4, 4], strict=True):
         for task in TASKS:
             mean = pytest.approx(sum(record[task]) / n, rel=1e-5)
-            assert line["tasks"][task] == {**SILENT, "loss": mean, "updates": n}
+            assert line["tasks"][task] == {**REPORTED, "loss": mean, "updates": n}
 
 
 def test_pipeline_without_shared_encoder(tmp_path):
@@ -353,14 +390,15 @@ def test_pipeline_without_shared_encoder(tmp_path):
     info = make_info(losses={"tok2vec": 9.0, "tagger": numpy.float32(3.0)})
     for step in (None, None, info):
         log_step(step)
-    expected = {"tagger": {**SILENT, "loss": 1.0, "updates": 3}}
+    expected = {"tagger": {**REPORTED, "loss": 1.0, "updates": 3}}
     assert [line["tasks"] for line in read_lines(path)] == [expected]
     assert info["tasks"] == expected
     assert info["cosines"] == read_lines(path)[0]["cosines"] == {}
     assert (info["tasks.tagger.loss"], info["tasks.tagger.updates"]) == (1.0, 3)
     assert "tasks.tagger.weight" not in info
-    # behind the loss no weight, norm, tag_acc or pos_acc; behind the score no speed or time left
-    assert get_rows(stdout) == [["0", "0", "1.0000", *"----", "50.00", *"--"]]
+    (block,) = get_blocks(get_lines(stdout))
+    assert block["tagger"] == ["1.0000", *"---", "tag_acc", "-", "pos_acc", "-"]
+    assert block["all"] == ["score", "50.00"]
 
 
 def test_speed_and_time_left(monkeypatch, tmp_path):
@@ -379,15 +417,15 @@ def test_speed_and_time_left(monkeypatch, tmp_path):
     assert [line["seconds"] for line in lines] == [2.0, 10.0, 20.0]
     assert [line["words"] for line in lines] == [50, 850, 1000]
     assert [line["words_per_second"] for line in lines] == [None, 100.0, 15.0]
-    left = [row[-2:] for row in get_rows(stdout)]
-    assert left == [["-", "-"], ["100", "00:10"], ["15", "00:40"]]
+    ends = [" ".join(block["all"][2:]) for block in get_blocks(get_lines(stdout))]
+    assert ends == ["", "100 words/s 00:10 left", "15 words/s 00:40 left"]
 
 
 def test_time_left_is_not_known_without_max_steps():
     log_step, stdout = set_up(make_blank("tagger", max_steps=0))
     log_step(make_info())
     log_step(make_info(step=1))
-    assert [row[-1] for row in get_rows(stdout)] == ["-", "-"]
+    assert ["left" in block["all"] for block in get_blocks(get_lines(stdout))] == [False, False]
 
 
 def test_settings_by_reference():
@@ -396,7 +434,7 @@ def test_settings_by_reference():
     log_step, stdout = set_up(nlp)
     log_step(make_info())
     log_step(make_info(step=7))
-    assert get_rows(stdout)[1][-1] == "00:00"
+    assert get_blocks(get_lines(stdout))[1]["all"][-2:] == ["00:00", "left"]
 
 
 @pytest.mark.parametrize(
@@ -409,12 +447,15 @@ def test_settings_by_reference():
     ],
 )
 def test_scores(scores, cells, line, tmp_path):
-    nlp = make_blank(score_weights={"tag_acc": 1.0, "speed": 0.0, "cats_score": None})
+    nlp = make_blank("tagger")
+    nlp.config["training"]["score_weights"] = {"tag_acc": 1.0, "speed": 0.0, "cats_score": None}
     path = tmp_path / "run.jsonl"
     log_step, stdout = set_up(nlp, output_file=str(path))
     log_step(make_info(other_scores=scores))
-    assert get_rows(stdout) == [["0", "0", *cells, "50.00", "-", "-"]]
-    assert read_lines(path)[0]["scores"] == dict(zip(["tag_acc", "speed"], line, strict=True))
+    (block,) = get_blocks(get_lines(stdout))
+    assert block["tagger"][5:6] + block["all"][-1:] == cells
+    expected = dict(zip(["tag_acc", "speed"], line, strict=True))
+    assert read_lines(path)[0]["scores"] == expected | {"pos_acc": None}
 
 
 def test_updates_before_the_training_do_not_count(make_nlp):
@@ -446,8 +487,8 @@ def test_diverged_training_is_logged(tmp_path):
     path = tmp_path / "run.jsonl"
     log_step, stdout = set_up(make_blank("tagger"), output_file=str(path))
     log_step(make_info(losses={"tagger": float("nan")}))
-    assert get_rows(stdout)[0][2] == "nan"
-    assert read_lines(path)[0]["tasks"]["tagger"] == {**SILENT, "updates": 1}
+    assert get_blocks(get_lines(stdout))[0]["tagger"][0] == "nan"
+    assert read_lines(path)[0]["tasks"]["tagger"] == {**REPORTED, "updates": 1}
 
 
 def test_to_json():
@@ -456,10 +497,10 @@ def test_to_json():
 
 
 def test_get_stats():
-    means = {"a": {"updates": 2, "loss": 0.5, "weight": 3.0, "grad_norm": 0.1}}
+    means = {"a": {"updates": 2, "loss": 0.5, "weight": 3.0, "grad_norm": 0.1, "units": 9}}
     assert get_stats(["a", "b", "c", "d"], means, {"a": 1.0, "b": 8.0, "c": 0.0}, 4) == {
-        "a": {"loss": 0.5, "weight": 3.0, "grad_norm": 0.1, "updates": 2},
-        "b": {**SILENT, "loss": 2.0, "updates": 4},
+        "a": {"loss": 0.5, "weight": 3.0, "grad_norm": 0.1, "updates": 2, "units": 9},
+        "b": {**REPORTED, "loss": 2.0, "updates": 4},
         "c": SILENT,
         "d": SILENT,
     }
@@ -535,14 +576,14 @@ def test_chained_lookup_logger(encoder, tmp_path):
     for line in read_lines(path):
         expected.append(("words", line["words"]))
         expected += [(f"tasks.ner.{key}", value) for key, value in line["tasks"]["ner"].items()]
-    assert len(expected) == 3 * 5
+    assert len(expected) == 3 * (1 + len(module.STATS))
     assert [(key, float(value)) for key, value in found] == [
         (key, pytest.approx(value, rel=1e-5)) for key, value in expected
     ]
 
 
 def test_chained_tracker(encoder, tmp_path, monkeypatch):
-    """Trackers take single numbers only. For `ner` only the count is known."""
+    """Trackers take single numbers only. For `ner` only the counts are known."""
     mlflow = MagicMock()
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
     tracker = {"@loggers": "spacy.MLflowLogger.v2", "log_custom_stats": [r"^tasks\."]}
@@ -551,7 +592,8 @@ def test_chained_tracker(encoder, tmp_path, monkeypatch):
     logged = [call.args[0] for call in mlflow.log_metrics.call_args_list]
     custom = [stats for stats in logged if "tasks.ner.updates" in stats]
     keys = [f"tasks.{task}.{key}" for task in ("tagger", "textcat") for key in module.STATS]
-    assert [list(stats) for stats in custom] == [[*keys[:4], "tasks.ner.updates", *keys[4:]]] * 3
+    silent = ["tasks.ner.updates", "tasks.ner.units"]
+    assert [list(stats) for stats in custom] == [[*keys[:5], *silent, *keys[5:]]] * 3
     for stats, n in zip(custom, [1, 4, 4], strict=True):
         assert all(type(value) in (int, float) for value in stats.values())
         assert stats["tasks.textcat.weight"] == WEIGHTS["textcat"]

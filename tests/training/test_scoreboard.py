@@ -21,7 +21,12 @@ from spacy_mtl.balancing.early_stopping import create_early_stopping_v1
 from spacy_mtl.balancing.static import create_static_weights_v1
 from spacy_mtl.training.checkpoints import create_task_checkpoints_v1
 from spacy_mtl.training.logger import create_progress_logger_v1
-from spacy_mtl.training.scoreboard import ScoreBoard, find_keys
+from spacy_mtl.training.scoreboard import (
+    ScoreBoard,
+    check_score_weights,
+    find_keys,
+    find_score_keys,
+)
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mtl_cpu.cfg"
 TASKS = ["tagger", "ner", "textcat"]
@@ -172,3 +177,30 @@ def test_two_tasks_with_one_score() -> None:
     nlp.config["training"]["score_weights"] = {"mood_score": 1.0}
     found = find_keys(nlp, {"mood": "mood_score"})
     assert found == {"topic": "cats_score", "mood": "mood_score", "tagger": "tag_acc"}
+
+
+def test_a_score_that_no_head_gives(nlp: Language) -> None:
+    """A weight of null is allowed. Frozen heads give scores too."""
+    weights = nlp.config["training"]["score_weights"]
+    nlp.config["training"]["score_weights"] = {**weights, "dep_las": None, "speed": 0.0}
+    nlp.config["training"]["frozen_components"] = ["ner"]
+    with nlp.select_pipes(disable=["ner"]):
+        ScoreBoard(nlp, {})
+    nlp.config["training"]["score_weights"] = {**weights, "ents_f1": 0.5, "dep_las": 0.0}
+    with pytest.raises(ValueError, match=r"M257.*'ents_f1', 'dep_las'.*'ents_f'.*'tag_acc'"):
+        ScoreBoard(nlp, {})
+
+
+def test_a_scorer_that_needs_examples(nlp: Language) -> None:
+    """Nothing is known about the scores then, so nothing is checked."""
+    nlp.get_pipe("ner").scorer = lambda examples, **kwargs: {"x": 1 / len(examples)}  # type: ignore[attr-defined]
+    nlp.config["training"]["score_weights"] = {"x": 1.0}
+    assert find_score_keys(nlp) == set()
+    check_score_weights(nlp)
+
+
+def test_scores_of_several_heads_of_a_kind(make_nlp: Any) -> None:
+    nlp = make_nlp("people=mtl_ner", "ner")
+    assert {"ents_f", "people_ents_f", "ner_ents_f"} <= find_score_keys(nlp)
+    nlp.config["training"]["score_weights"] = {"people_ents_f": 1.0}
+    check_score_weights(nlp)
