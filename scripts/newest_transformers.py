@@ -2,10 +2,11 @@
 
     python scripts/newest_transformers.py [--folder FOLDER] [--version 5] [TEST_FILE ...]
 
-Makes a virtual environment with the project, replaces transformers, and removes spacy-transformers.
-There it loads a pipeline that this environment has trained, trains another one, and runs the test
-files that need no stock heads, or those that are named. Run by a person, not in CI: it installs
-about 1 GB. Exits with 1 if anything fails.
+Makes a virtual environment with the project and its extra `tests`, replaces transformers, and
+removes spacy-transformers. There it loads a pipeline that this environment has trained, trains
+another one, and runs the test files that need no stock heads, or those that are named. Run it in an
+environment with the extra `tests`, by hand, not in CI: it installs about 1 GB. Exits with 1 if
+anything fails.
 """
 
 import argparse
@@ -140,8 +141,7 @@ def make_environment(folder: Path, version: str) -> Path:
         return python
     run(sys.executable, "-m", "venv", folder / "venv")
     pip = python, "-m", "pip", "install", "-q"
-    run(*pip, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[minilm]")
-    run(*pip, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100")
+    run(*pip, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[tests]")
     run(*pip, "--no-deps", f"transformers=={version}.*")
     pins = run(python, "-c", PIN_SCRIPT).split()
     run(*pip, "--no-deps", *[pin for pin in pins if pin.startswith("tokenizers")])

