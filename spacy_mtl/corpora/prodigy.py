@@ -1,6 +1,6 @@
 """Turns answers of Prodigy into labels: https://prodi.gy/docs/api-interfaces."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..errors import Errors
 from ..types import Settings
@@ -21,7 +21,18 @@ def is_answer(record: Settings) -> bool:
     return is_choice or "_task_hash" in record or record.get("answer") in ANSWERS
 
 
-def read_answer(where: str, record: Settings, leave_out: LeaveOut) -> Settings | None:
+def asks_about_spans(answers: Iterable[Settings]) -> bool:
+    """RETURNS (bool): Whether accepted answers of one data set may be to questions about one span
+    each. Annotations of whole texts have several spans in some texts, and none in others.
+    """
+    accepted = (answer for answer in answers if answer.get("answer", "accept") == "accept")
+    found = [answer["spans"] for answer in accepted if isinstance(answer.get("spans"), list)]
+    return all(len(spans) == 1 for spans in found)
+
+
+def read_answer(
+    where: str, record: Settings, leave_out: LeaveOut, *, about_spans: bool
+) -> Settings | None:
     """Turn an answer into a record with labels.
 
     - Ignored answers are left out.
@@ -34,6 +45,7 @@ def read_answer(where: str, record: Settings, leave_out: LeaveOut) -> Settings |
     where (str): The place of the record, for messages.
     record (Settings): The answer. It is not changed.
     leave_out (Callable[[str], None]): Notes a part that is left out.
+    about_spans (bool): The result of `asks_about_spans` for the data set.
     RETURNS (Optional[Settings]): The record; None if it was ignored.
     RAISES (ValueError): M114 for an unknown answer, or if the choice is not among the options.
     """
@@ -66,7 +78,7 @@ def read_answer(where: str, record: Settings, leave_out: LeaveOut) -> Settings |
         if not is_accepted:
             del result["spans"]
             leave_out("rejected annotations of entities, which are missing in these texts")
-        elif _is_binary(record):
+        elif _is_binary(record, about_spans):
             partial.append("entities")
             leave_out("texts with a yes or no question, whose other entities are missing")
     return result | ({PARTIAL: partial} if partial else {})
@@ -89,11 +101,13 @@ def _read_choice(where: str, record: Settings) -> dict[str, float] | None:
     return {str(name): float(name in chosen) for name in options or chosen}
 
 
-def _is_binary(record: Settings) -> bool:
-    """RETURNS (bool): Whether the question was about one span. Interfaces for complete annotation
-    always store the tokens.
+def _is_binary(record: Settings, about_spans: bool) -> bool:
+    """RETURNS (bool): Whether the question was about one span. Without the name of an interface it
+    was, if all answers have one span and none has tokens, which complete annotations store.
     """
     if "_is_binary" in record:
         return bool(record["_is_binary"])
     view = record.get("_view_id")
-    return "tokens" not in record if view is None else view in BINARY_VIEWS
+    if view is None:
+        return about_spans and "tokens" not in record
+    return view in BINARY_VIEWS

@@ -15,7 +15,7 @@ from .json_files import Numbered, is_tuple
 from .label_names import Names, name_labels, parse_names
 from .labelled_spans import read_places, set_places
 from .omissions import Omissions
-from .prodigy import PARTIAL, is_answer, read_answer
+from .prodigy import PARTIAL, asks_about_spans, is_answer, read_answer
 from .record_layout import WORDS, Layout, Records, Role, find_layout, is_upos
 from .text_io import (
     OTHERS,
@@ -124,6 +124,9 @@ def _normalize(
     omissions: Omissions, items: Iterable[Numbered], text: str
 ) -> Iterator[tuple[int, Settings]]:
     """YIELDS (Tuple[int, Settings]): The records as objects, without answers of Prodigy."""
+    items = list(items)
+    objects = (value for _, value in items if isinstance(value, dict))
+    about_spans = asks_about_spans(filter(is_answer, objects))
     for line, value in items:
         where = omissions.get_place(line)
         record = value
@@ -133,7 +136,8 @@ def _normalize(
         if not isinstance(record, dict):
             raise make_error(where, "record", value, "a JSON object")
         if is_answer(record):
-            record = read_answer(where, record, partial(omissions.add_left_out, line=line))
+            leave_out = partial(omissions.add_left_out, line=line)
+            record = read_answer(where, record, leave_out, about_spans=about_spans)
         if record is not None:
             yield line, record
 

@@ -61,6 +61,16 @@ def test_questions_about_an_entity(read_file, view):
     assert len(told) == 2
 
 
+@pytest.mark.parametrize("spans", [[], [(0, 4), (9, 13)]])
+def test_answers_with_several_spans_or_none_are_complete(read_file, spans):
+    """No interface is named, as in data sets that other tools have written."""
+    found = [{"start": start, "end": end, "label": "PER"} for start, end in spans]
+    other = {"text": "Mira saw Mira", "spans": found, "answer": "accept"}
+    one, two = read_file([SPAN | {"answer": "accept"}, other])
+    assert (iob(one), len(ents(two))) == (["B", "O", "O"], len(spans))
+    assert "" not in iob(two)
+
+
 @pytest.mark.parametrize(
     ("values", "cats"),
     [
