@@ -390,6 +390,10 @@ class Errors(metaclass=_WithCodes):
         "{path}: the columns {columns} are pairs of texts, and a doc has one text. Read one "
         "of them with --text, such as --text {first}."
     )
+    M144 = (
+        "{path}, line {line}: the head {value!r} is {reason}. Correct it, or leave out such trees "
+        "with --skip-errors."
+    )
     M150 = (
         "{path} is JSON of an unknown form: none of {known} among the keys {keys}. Known "
         "are records with text or tokens (one per line, or a list) and the files of Prodigy, "
@@ -635,8 +639,8 @@ class Warnings(metaclass=_WithCodes):
         "--encoding."
     )
     W110 = "{path}: these {kind} are not read: {names}. {hint}"
-    W111 = "{path}: left out {n} {what}, in {lines}."
-    W112 = "{path}: --skip-errors left out {n} {what}, in {lines}. The first: {first}"
+    W111 = "{path}: {n} left out: {what}, in {lines}."
+    W112 = "{path}: {n} left out by --skip-errors: {what}, in {lines}. The first: {first}"
     W113 = (
         "{folder}: not read, as no format fits: {n} of its files and subfolders: {names}. Give "
         "subfolders as inputs of their own, and the format of files with --format."

@@ -185,8 +185,7 @@ def make_commands(
         tested[f"metrics/{spec.name or 'scores'}.json"] = get_target(spec, last)
     converted = list(dict.fromkeys([*learned, *tested.values()]))
     data = f"--data {converted[-1]} " if len(corpora) == 1 else ""
-    wheel = "_${vars.name}-${vars.version}"
-    wheel = f"packages/{lang}{wheel}/dist/{lang}{wheel}-py3-none-any.whl"
+    wheel = f"packages/{lang}_${{vars.name}}-${{vars.version}}-py3-none-any.whl"
     return [
         {
             "name": "convert",
@@ -232,10 +231,10 @@ def make_commands(
         },
         {
             "name": "package",
-            "help": "Build a wheel of the trained pipeline",
+            "help": "Build wheels of the pipeline and of spacy-mtl, and list exact versions",
             "script": [
-                f"python -m spacy package {BEST} packages --name ${{vars.name}} --version "
-                "${vars.version} --build wheel --force"
+                f"python -m spacy mtl package {BEST} packages --name ${{vars.name}} --version "
+                "${vars.version}"
             ],
             "deps": [BEST],
             "outputs_no_cache": [wheel],

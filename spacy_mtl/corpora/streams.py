@@ -2,9 +2,10 @@
 first 100 examples of an endless stream, and other streams need not contain all examples.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from itertools import chain, islice
+from functools import cache
+from itertools import islice
 
 from spacy.training import Example
 
@@ -21,14 +22,16 @@ def record(examples: Iterable[Example]) -> None:
         found[:] = examples
 
 
-def read_whole(get_examples: Callable[[], Iterable[Example]]) -> Callable[[], Iterator[Example]]:
-    """Replace the examples for an initialization by all examples, if they are draws of a stream.
+def read_whole(get_examples: Callable[[], Iterable[Example]]) -> Callable[[], list[Example]]:
+    """Read the examples for an initialization once: all of them, if they are draws of a stream.
 
     get_examples (Callable): Returns examples, or the first draws of a stream.
-    RETURNS (Callable): Returns the same examples, or each example of the stream once.
+    RETURNS (Callable): Returns the same examples, or each example of the stream once, always the
+        same list.
     """
 
-    def get_whole() -> Iterator[Example]:
+    @cache
+    def get_whole() -> list[Example]:
         found: list[Example] = []
         token = _recorder.set(found)
         try:
@@ -36,6 +39,6 @@ def read_whole(get_examples: Callable[[], Iterable[Example]]) -> Callable[[], It
             first = [*islice(examples, 1)]
         finally:
             _recorder.reset(token)
-        return iter(found) if found else chain(first, examples)
+        return found or [*first, *examples]
 
     return get_whole

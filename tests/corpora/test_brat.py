@@ -59,7 +59,7 @@ def test_errors_name_the_line(folder, line, code):
 
 def test_errors_are_skipped(folder):
     (folder / "a.ann").write_text("T1\tPER 0 3\tMir\nT2\tLOC 10 14\tTarn\n", encoding="utf8")
-    with pytest.warns(UserWarning, match="W112.*1 entities.*line 1"):
+    with pytest.warns(UserWarning, match="W112.*1 left out.*entities.*line 1"):
         (doc,) = read(folder, skip_errors=True)
     assert iob(doc) == ["", "O", "O", "B"]
 

@@ -188,7 +188,7 @@ def test_errors(
 
 def test_skipped_sentences(tmp_path: Path) -> None:
     text = "a O\nb B-x\n\nc Q-x\n\nd\n\ne O\n"
-    with pytest.warns(UserWarning, match=r"W112.*2 sentences, in lines 4, 6.*M107"):
+    with pytest.warns(UserWarning, match=r"W112.*2 left out.*: sentences, in lines 4, 6.*M107"):
         docs = read(tmp_path, text, columns="word,ner", skip_errors=True)
     assert [doc.text for doc in docs] == ["a b", "e"]
 

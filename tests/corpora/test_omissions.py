@@ -21,8 +21,8 @@ def test_one_warning_of_each_kind() -> None:
     assert unread.startswith(
         f"[W110] a.csv: these keys are not read: 'topic' ({lines}); 'id' (line 3). "
     )
-    assert left_out == f"[W111] a.csv: left out 7 rows without text, in {lines}."
-    assert "2 rows, in lines 4, 5. The first: line 4 is wrong" in errors
+    assert left_out == f"[W111] a.csv: 7 left out: rows without text, in {lines}."
+    assert "2 left out by --skip-errors: rows, in lines 4, 5. The first: line 4 is wrong" in errors
 
 
 def test_nothing_is_told_of_a_complete_file() -> None:

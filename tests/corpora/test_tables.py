@@ -50,7 +50,9 @@ def test_csv_columns(tmp_path):
 
 
 def test_csv_blank_label_is_missing(tmp_path):
-    with pytest.warns(UserWarning, match=r"W111.*1 labels that are empty or NaN, in line 2"):
+    with pytest.warns(
+        UserWarning, match=r"W111.*1 left out: labels that are empty or NaN, in line 2"
+    ):
         first, second = read(read_csv, tmp_path, "text,label\na,\nb,y\n")
     assert (first.cats, second.cats) == ({}, {"y": 1.0})
 
@@ -177,8 +179,8 @@ def test_csv_cells_of_pandas(tmp_path):
         ("good", {"pos": 1.0}),
         ("bad", {}),
     ]
-    assert "2 rows without text, in lines 3, 5" in str(told[0].message)
-    assert "1 labels that are empty or NaN, in line 4" in str(told[1].message)
+    assert "2 left out: rows without text, in lines 3, 5" in str(told[0].message)
+    assert "1 left out: labels that are empty or NaN, in line 4" in str(told[1].message)
 
 
 def test_csv_columns_of_0_and_1(tmp_path):
@@ -238,7 +240,7 @@ def test_csv_pairs_of_texts(tmp_path):
 
 
 def test_csv_skipped_rows(tmp_path):
-    with pytest.warns(UserWarning, match=r"W112.*1 rows, in line 3.*M103"):
+    with pytest.warns(UserWarning, match=r"W112.*1 left out.*: rows, in line 3.*M103"):
         (doc,) = read(read_csv, tmp_path, "text,label\na,x\nb,c,y\n", skip_errors=True)
     assert doc.text == "a"
 

@@ -118,7 +118,8 @@ def test_labels_and_class_weights_are_of_own_docs(
 def test_persons_and_foods(make_pair: Callable[..., Language]) -> None:
     """The head of persons learns nothing from the other corpus, in which no person is labelled."""
     nlp = make_pair("ner", (["PER"], ["FOOD"]))
-    people = [make_example(nlp, "Maria flew to Lisbon", entities=[(0, 5, "PER")])]
+    texts = ["Maria flew to Lisbon", "Maria ate soup"]
+    people = [make_example(nlp, text, entities=[(0, 5, "PER")]) for text in texts]
     people += [make_example(nlp, "they ate soup", entities=[])]
     foods = [make_example(nlp, "Maria ate soup", entities=[(10, 14, "FOOD")])]
     train(nlp, read(nlp, a=people, b=foods), 80)
