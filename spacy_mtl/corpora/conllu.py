@@ -2,16 +2,19 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy
 from spacy.parts_of_speech import IDS as UPOS
 from spacy.tokens import Doc, Span
 from spacy.util import filter_spans
 from spacy.vocab import Vocab
 
+from ..annotations.tokens import set_attributes
+from ..annotations.trees import replace_relations
 from ..errors import Errors, Warnings
 from .omissions import Omissions, warn_of_unused
 from .text_io import IOB, NO_TAG, UTF8, check_iob, clean_words, parse_comment, read_lines
@@ -24,6 +27,13 @@ _ID = re.compile(r"(\d+)(?:([-.])(\d+))?")
 _BRACKET = re.compile(r"\((?P<opened>[^()]+)(?P<single>\))?|(?P<closed>[^()]+)\)")
 
 
+class Relation(NamedTuple):
+    """The head of a word, as the number of words from the word to it, and the relation to it."""
+
+    offset: int
+    label: str
+
+
 class Word(NamedTuple):
     """A syntactic word. `start`: whether it opens a sentence. `space`: whether a space follows."""
 
@@ -34,6 +44,9 @@ class Word(NamedTuple):
     misc: dict[str, str]
     start: bool
     space: bool
+    lemma: str = ""
+    feats: str = ""
+    relation: Relation | None = None
 
 
 class Mention(NamedTuple):
@@ -53,16 +66,18 @@ class Document(NamedTuple):
 
 
 class Scheme(NamedTuple):
-    """How a file annotates entities.
+    """How a file annotates entities and features.
 
-    key (str): The key in MISC; "" if there is none.
+    key (str): The key of entities in MISC; "" if there is none.
     fields (List[str]): The fields of mentions.
     default (str): The tag of words without the key.
+    has_feats (bool): Whether it has features.
     """
 
     key: str
     fields: list[str]
     default: str
+    has_feats: bool
 
 
 Meta = dict[str, str]
@@ -79,12 +94,17 @@ def read_conllu(
     encoding: str = UTF8,
     skip_errors: bool = False,
 ) -> Iterator[Doc]:
-    """Read the documents of a CoNLL-U file: tags, sentences, entities and a category.
+    """Read the documents of a CoNLL-U file: tags, lemmas, features, sentences, trees, entities and
+    a category.
 
     Entities are read from a key of MISC: the entity tags of `NER=` or `name=`, or else the named
     mentions of `Entity=`. If the file has tags "O", a word without the key has a missing tag;
     otherwise it is outside of entities. Mentions are missing in a document that has neither a
     mention nor a line `# global.Entity`.
+
+    A word with a part of speech has no features if its column is `_` and the file has features;
+    otherwise they are missing. A document with and without trees is divided between its sentences
+    with and without.
 
     A document begins at `# newdoc` and where the category changes. If the file has no `# newdoc`
     and each sentence has a category, each is a document.
@@ -98,12 +118,12 @@ def read_conllu(
     misc (str): The key in MISC that holds the entities, by default the first of NER, name and
         Entity that the file has.
     encoding (str): The encoding, as in `read_text`.
-    skip_errors (bool): Whether to leave out sentences that break the format, and entities that
-        are wrong.
+    skip_errors (bool): Whether to leave out sentences that break the format, and entities and
+        trees that are wrong.
     YIELDS (Doc): The docs. `cats` has one label, with the value 1.
-    RAISES (ValueError): M113 for another column, M103 to M107 if a line breaks the format, M135 for
-        masked text, M136 if `misc` is Entity and the file does not declare its fields; others as
-        `read_text`.
+    RAISES (ValueError): M113 for another column, M103 to M107 or M144 if a line breaks the format,
+        M135 for masked text, M136 if `misc` is Entity and the file does not declare its fields;
+        others as `read_text`.
     """
     if tags not in ("xpos", "upos"):
         raise ValueError(
@@ -118,7 +138,8 @@ def read_conllu(
         category = _choose_category(path, sentences, category)
         scheme = _find_scheme(path, sentences, misc, omissions)
         for document in _group_documents(sentences, category):
-            yield _make_doc(path, vocab, document, tags, scheme, omissions)
+            for part in _divide_by_trees(document):
+                yield _make_doc(path, vocab, part, tags, scheme, omissions)
 
 
 def looks_like_conllu(head: str) -> bool:
@@ -148,9 +169,14 @@ def _make_doc(
         spaces=[word.space for word in words],
         tags=[getattr(word, tags) for word in words],
         pos=[word.upos if word.upos in UPOS else "" for word in words],
+        lemmas=[word.lemma for word in words],
         sent_starts=starts,
         ents=ents,
     )
+    if scheme.has_feats:
+        _set_features(doc, words, omissions)
+    if any(word.relation for word in words):
+        _set_tree(doc, words)
     is_declared = document.is_declared or any(MENTIONS in word.misc for word in words)
     if scheme.key == MENTIONS and is_declared:
         with omissions.skipping("documents' entities", words[0].line):
@@ -158,6 +184,38 @@ def _make_doc(
     if document.label is not None:
         doc.cats = {document.label: 1.0}
     return doc
+
+
+def _set_features(doc: Doc, words: Sequence[Word], omissions: Omissions) -> None:
+    values = numpy.zeros((len(doc), 1), dtype="uint64")
+    for row, word in zip(values, words, strict=True):
+        if not all(re.fullmatch("[^=]+=[^=]+", feat) for feat in word.feats.split("|") if feat):
+            omissions.add_left_out("features that are not Name=Value", word.line)
+        elif word.feats or word.upos:
+            row[0] = doc.vocab.morphology.add(word.feats)
+    set_attributes(doc, ["MORPH"], values)
+
+
+def _set_tree(doc: Doc, words: Sequence[Word]) -> None:
+    values = numpy.zeros((len(doc), 2), dtype="uint64")
+    for row, word in zip(values, words, strict=True):
+        if word.relation is not None:
+            offset, label = word.relation
+            row[:] = offset % 2**64, doc.vocab.strings.add(label)
+    replace_relations(doc, values)
+
+
+def _divide_by_trees(document: Document) -> Iterator[Document]:
+    """Divide a document between sentences with and without trees. spaCy finds sentence starts by
+    the trees when it loads a doc that has some, so it would lose those of the other sentences.
+    """
+    sentences: list[list[Word]] = []
+    for word in document.words:
+        if word.start:
+            sentences.append([])
+        sentences[-1].append(word)
+    for _, part in groupby(sentences, key=lambda words: any(word.relation for word in words)):
+        yield document._replace(words=[*chain.from_iterable(part)])
 
 
 def _drop_masked(path: Path, sentences: list[Sentence], omissions: Omissions) -> list[Sentence]:
@@ -180,7 +238,7 @@ def _drop_masked(path: Path, sentences: list[Sentence], omissions: Omissions) ->
 def _find_scheme(
     path: Path, sentences: Sequence[Sentence], misc: str, omissions: Omissions
 ) -> Scheme:
-    """Find out how the file annotates entities."""
+    """Find out how the file annotates entities and features."""
     declared = [meta["global.Entity"] for meta, _ in sentences if "global.Entity" in meta]
     fields = declared[0].split("-") if declared else []
     has_fields = {"etype", "identity"} <= set(fields)
@@ -202,7 +260,8 @@ def _find_scheme(
         if key != chosen:
             omissions.add_unread("keys of MISC", key, lines[key])
     default = "" if "O" in values.get(chosen, ()) else "O"
-    return Scheme(chosen, fields, default)
+    has_feats = any(word.feats for _, words in sentences for word in words)
+    return Scheme(chosen, fields, default, has_feats)
 
 
 def _choose_category(path: Path, sentences: Iterable[Sentence], category: str) -> str:
@@ -297,7 +356,10 @@ def _read_sentences(path: Path, encoding: str, omissions: Omissions) -> Iterator
             rows.append((number, line.split("\t")))
         elif rows:
             with omissions.skipping("sentences", rows[0][0]):
-                yield meta, _parse_words(path, rows)
+                words = _parse_words(path, rows)
+                with omissions.skipping("trees", rows[0][0]):
+                    words = _read_tree(path, rows, words, omissions)
+                yield meta, words
             meta, rows = {}, []
 
 
@@ -313,7 +375,7 @@ def _parse_words(path: Path, rows: list[tuple[int, list[str]]]) -> list[Word]:
                     path=path, line=line, expected=10, found=len(columns), value=value
                 )
             )
-        id_, form, _, upos, xpos, *_, misc_column = columns
+        id_, form, lemma, upos, xpos, feats, *_, misc_column = columns
         misc = dict(item.split("=", 1) for item in misc_column.split("|") if "=" in item)
         space = misc.get("SpaceAfter") != "No"
         match = _ID.fullmatch(id_)
@@ -325,7 +387,9 @@ def _parse_words(path: Path, rows: list[tuple[int, list[str]]]) -> list[Word]:
             ranges.append((line, len(words), int(last), form, space))
         elif kind is None:
             upos, xpos = ("" if tag in NO_TAG else tag for tag in (upos, xpos))
-            words.append(Word(line, form, upos, xpos, misc, not words, space))
+            lemma = "" if lemma == "_" != form else lemma
+            feats = "" if feats == "_" else feats
+            words.append(Word(line, form, upos, xpos, misc, not words, space, lemma, feats))
     for line, first, last, form, space in ranges:
         if not first < last <= len(words):
             value = f"{first + 1}-{last} before {len(words) + 1}"
@@ -335,3 +399,42 @@ def _parse_words(path: Path, rows: list[tuple[int, list[str]]]) -> list[Word]:
         inner = [word._replace(space=is_apart) for word in words[first : last - 1]]
         words[first:last] = [*inner, words[last - 1]._replace(space=space)]
     return words
+
+
+def _read_tree(
+    path: Path, rows: list[tuple[int, list[str]]], words: list[Word], omissions: Omissions
+) -> list[Word]:
+    """Add the relations of a sentence to its words.
+
+    RETURNS (List[Word]): The words. Those without a head or a relation have none.
+    RAISES (ValueError): M144 if the heads are not those of a tree.
+    """
+    heads: dict[int, int] = {}
+    words = words.copy()
+    columns = [(line, row) for line, row in rows if row[0].isdigit()]
+    for i, (line, (*_, head, label, _, _)) in enumerate(columns):
+        if "_" in (head, label):
+            if head not in ("_", "0"):
+                omissions.add_left_out("heads without a relation", line)
+            continue
+        place = int(head) - 1 if head.isdigit() and int(head) <= len(words) else i
+        reason = ""
+        if place == i:
+            reason = "not the number of another word"
+        elif place < 0 and place in heads.values():
+            reason = "that of a second root"
+        heads[i] = place
+        if not reason and _has_cycle(heads, i):
+            reason = "part of a cycle"
+        if reason:
+            raise ValueError(Errors.M144.format(path=path, line=line, value=head, reason=reason))
+        relation = Relation(0, "ROOT") if place < 0 else Relation(place - i, label)
+        words[i] = words[i]._replace(relation=relation)
+    return words
+
+
+def _has_cycle(heads: Mapping[int, int], start: int) -> bool:
+    place = heads[start]
+    while place != start and place in heads:
+        place = heads[place]
+    return place == start

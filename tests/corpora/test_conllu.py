@@ -39,7 +39,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def read(folder: Path, text: str, **options: str) -> list[Doc]:
+def read(folder: Path, text: str, **options: str | bool) -> list[Doc]:
     """Read a text as CoNLL-U and send the docs through a `DocBin`."""
     docs = read_conllu(write(folder, text), Vocab(), **options)
     return list(DocBin(docs=docs).get_docs(Vocab()))
@@ -310,7 +310,7 @@ def test_masked_text(tmp_path):
     masked = rows("_", "___", "_")
     with pytest.raises(ValueError, match=r"M135.*line 3"):
         read(tmp_path, f"{rows('a')}\n{masked}")
-    with pytest.warns(UserWarning, match=r"W112.*1 masked sentences, in line 3"):
+    with pytest.warns(UserWarning, match=r"W112.*1 left out.*: masked sentences, in line 3"):
         (doc,) = read(tmp_path, f"{rows('a')}\n{masked}", skip_errors=True)
     assert doc.text == "a "
     assert [doc.text for doc in read(tmp_path, rows("_"))] == ["_ "]
@@ -334,7 +334,7 @@ def test_intents_of_sentences(tmp_path):
 
 def test_skipped_sentences(tmp_path):
     text = f"{rows('a')}\n{rows('b').replace('1', '2')}\n{rows('c')}"
-    with pytest.warns(UserWarning, match=r"W112.*1 sentences, in line 3.*M104"):
+    with pytest.warns(UserWarning, match=r"W112.*1 left out.*: sentences, in line 3.*M104"):
         (doc,) = read(tmp_path, text, skip_errors=True)
     assert doc.text == "a c "
 
@@ -344,3 +344,88 @@ def test_skipped_entities(tmp_path):
     with pytest.warns(UserWarning, match=r"W112.*documents' entities, in line 1.*M107"):
         (doc,) = read(tmp_path, rows("a", "b", misc=misc), skip_errors=True)
     assert not doc.has_annotation("ENT_IOB") and doc[0].tag_ == "NNP"
+
+
+def sentence(*columns: str) -> str:
+    """A sentence of CoNLL-U: "form lemma upos feats head deprel" of each word."""
+    rows = [column.split(" ") for column in columns]
+    return "".join(
+        f"{i}\t{form}\t{lemma}\t{upos}\tX\t{feats}\t{head}\t{deprel}\t_\t_\n"
+        for i, (form, lemma, upos, feats, head, deprel) in enumerate(rows, 1)
+    )
+
+
+CATS_EAT = sentence("Cats cat NOUN Number=Plur 2 nsubj", "eat eat VERB _ 0 root", "_ _ SYM _ 2 obj")
+
+
+def test_lemmas_and_features(tmp_path):
+    unknown = sentence("xx _ _ _ _ _")
+    doc, other = read(tmp_path, f"{CATS_EAT}\n{unknown}")
+    assert [token.lemma_ for token in doc] == ["cat", "eat", "_"]
+    assert [str(token.morph) for token in doc] == ["Number=Plur", "", ""]
+    assert doc.has_annotation("MORPH", require_complete=True), "no features are an annotation"
+    assert not other.has_annotation("MORPH") and not other.has_annotation("LEMMA")
+
+
+def test_no_features_in_the_file(tmp_path):
+    (doc,) = read(tmp_path, CATS_EAT.replace("Number=Plur", "_"))
+    assert not doc.has_annotation("MORPH")
+
+
+def test_features_of_another_form(tmp_path):
+    with pytest.warns(UserWarning, match="W111.*1 left out: features that are not Name=Value"):
+        (doc,) = read(tmp_path, sentence("a a X A=B|C=D,E _ _", "b b X sg|fem _ _"))
+    assert [(str(token.morph), token.has_morph()) for token in doc] == [
+        ("A=B|C=D,E", True),
+        ("", False),
+    ]
+
+
+def test_trees(tmp_path):
+    crossing = sentence("a a X _ 3 det", "b b X _ 4 dep", "c c X _ 4 obj", "d d X _ 0 root")
+    (doc,) = read(tmp_path, f"{CATS_EAT}\n{crossing}")
+    assert [token.head.i for token in doc] == [1, 1, 1, 5, 6, 6, 6]
+    assert [token.dep_ for token in doc] == ["nsubj", "ROOT", "obj", "det", "dep", "obj", "ROOT"]
+    assert [sent.start for sent in doc.sents] == [0, 3]
+
+
+def test_trees_of_some_sentences(tmp_path):
+    """All sentence starts survive, which spaCy finds by the trees if there are any."""
+    bare = sentence("a a X _ _ _", "b b X _ _ _")
+    docs = read(tmp_path, f"{bare}\n{bare}\n{CATS_EAT}\n{CATS_EAT}\n{bare}")
+    assert [[sent.start for sent in doc.sents] for doc in docs] == [[0, 2], [0, 3], [0]]
+    assert [doc.has_annotation("DEP") for doc in docs] == [False, True, False]
+
+
+def test_heads_of_some_words(tmp_path):
+    partial = sentence("a a X _ 2 det", "b b X _ 3 nsubj", "c c X _ _ _", "d d X _ _ _")
+    (doc,) = read(tmp_path, partial)
+    assert [token.dep_ for token in doc] == ["det", "nsubj", "", ""]
+    assert [token.head.i for token in doc[:2]] == [1, 2]
+    assert len(list(doc.sents)) == 1
+
+
+def test_heads_without_relation_are_counted(tmp_path):
+    with pytest.warns(UserWarning, match="W111.*1 left out: heads without a relation, in line 1"):
+        (doc,) = read(tmp_path, sentence("a a X _ 2 _", "b b X _ 0 _"))
+    assert not doc.has_annotation("DEP")
+
+
+@pytest.mark.parametrize(
+    ("heads", "reason"),
+    [
+        (["1", "0"], "line 1: the head '1' is not the number of another word"),
+        (["3", "0"], "'3' is not the number"),
+        (["x", "0"], "'x' is not the number"),
+        (["0", "0"], "line 2: the head '0' is that of a second root"),
+        (["2", "1"], "line 2: the head '1' is part of a cycle"),
+    ],
+)
+def test_wrong_trees(tmp_path, heads, reason):
+    text = sentence(f"a a X _ {heads[0]} x", f"b b X _ {heads[1]} x")
+    with pytest.raises(ValueError, match=f"M144.*{reason}"):
+        read(tmp_path, text)
+    with pytest.warns(UserWarning, match="W112.*1 left out by --skip-errors: trees, in line 1"):
+        (doc,) = read(tmp_path, text, skip_errors=True)
+    assert [token.lemma_ for token in doc] == ["a", "b"]
+    assert not doc.has_annotation("DEP")
