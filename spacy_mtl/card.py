@@ -11,6 +11,7 @@ from spacy.language import Language
 from spacy.util import load_config
 from wasabi.markdown import MarkdownRenderer
 
+from .annotations import match_layers, name_scores
 from .files import replacing
 from .types import Settings
 
@@ -122,7 +123,9 @@ def describe_scores(meta: Settings, components: Settings) -> str:
     for task, component in components.items():
         if "factory" not in component or not Language.has_factory(component["factory"]):
             continue
-        weights = Language.get_factory_meta(component["factory"]).default_score_weights or {}
+        factory = Language.get_factory_meta(component["factory"])
+        layers = match_layers(factory.assigns, component)
+        weights = name_scores(layers, factory.default_score_weights)
         for key in (key for own in weights for key in (own, f"{task}_{own}")):
             score = meta.get("performance", {}).get(key)
             if isinstance(score, float | int):

@@ -188,23 +188,23 @@ class Errors(metaclass=_WithCodes):
     M063 = "--resume needs the output folder of the run to resume. Give it as --output."
     M079 = (
         "There is no head to calibrate among the components {pipes}. Give a pipeline with "
-        "mtl_tagger, mtl_ner, mtl_textcat or mtl_textcat_multilabel."
+        "mtl_tagger, mtl_morphologizer, mtl_ner, mtl_textcat or mtl_textcat_multilabel."
     )
     M080 = (
         "The data has no labels for the heads {heads}. Give data with gold labels that were not "
         "used for training, such as the dev data."
     )
     M081 = (
-        "'{name}' is not a component with a threshold for independent categories. Components with "
-        "such a threshold: {names}. Give the name of one, or another pipeline."
+        "'{name}' is not a component with a threshold for independent categories or spans. "
+        "Components with such a threshold: {names}. Give the name of one, or another pipeline."
     )
     M082 = (
-        "The pipeline has {n} components with a threshold for independent categories: {names}. "
-        "Give the name of one after the data."
+        "The pipeline has {n} components with a threshold for independent categories or spans: "
+        "{names}. Give the name of one after the data."
     )
     M083 = (
-        "No doc in the data has a category of '{name}'. Give data with gold categories, including "
-        "categories that apply (1.0)."
+        "No doc in the data has a label of '{name}'. Give data with gold labels. Of categories, "
+        "some must apply (1.0)."
     )
     M067 = (
         "The LoRA target '{target}' matches no layer of the encoder that can get an adapter. Such "
@@ -289,6 +289,10 @@ class Errors(metaclass=_WithCodes):
         "The corpus '{name}' of MixedCorpus has no {unit} to count its share by. Check that its "
         'labels are for the components in `tasks`, or set unit = "docs".'
     )
+    M093 = (
+        "'{name}' cannot have the label {label!r}. Give a feature such as 'Case=Nom', a part of "
+        "speech of Universal Dependencies such as 'POS=NOUN', or '_' for tokens without features."
+    )
     M122 = (
         "`tasks` of MixedCorpus names unknown corpora: {unknown}. Use only its corpora: {corpora}. "
         "At least one corpus is needed."
@@ -311,6 +315,14 @@ class Errors(metaclass=_WithCodes):
         "and the patterns of its file names."
     )
     M129 = "{path} fits the formats {names}. Choose one of them with --format."
+    M096 = (
+        "Component '{name}': the label {label!r} is no edit tree. Remove it from "
+        "[initialize.components], or write the labels again with `spacy init labels`."
+    )
+    M097 = (
+        "Component '{name}' cannot have the label {label!r}. Its labels are always {labels}. "
+        "Remove `labels` from its section in [initialize.components]."
+    )
     M101 = "{path} is not a file. Check the path."
     M102 = (
         "Can't read {path} as format {format!r}. Set --format to one of {formats}, and give a file "
@@ -382,9 +394,9 @@ class Errors(metaclass=_WithCodes):
         "such sentences out with --skip-errors."
     )
     M136 = (
-        "{path}: Entity= holds no named entities without a line such as "
+        "{path}: Entity= holds no entities with types without a line such as "
         "'# global.Entity = eid-etype-identity', with at least etype and identity. It has "
-        "{fields!r}. Add the line, or leave out --misc Entity."
+        "{fields!r}. Add the line, or leave out --misc Entity and --spans."
     )
     M137 = (
         "{path}: the columns {columns} are pairs of texts, and a doc has one text. Read one "
@@ -586,6 +598,41 @@ class Errors(metaclass=_WithCodes):
         '"counts" from the file.'
     )
 
+    # M171 to M179 vectors
+    M171 = (
+        "A component with pooling = 'wordpieces' reads docs that were encoded while it was "
+        "disabled. Enable it before the docs are encoded, or set its pooling = 'tokens'."
+    )
+    M172 = (
+        "'{name}' cannot pool by wordpieces: its model does not listen to mtl_transformer. Set its "
+        "tok2vec to spacy-mtl.TaskListener.v1, or pooling = 'tokens'."
+    )
+    M173 = (
+        "Can't compare vectors of {width} and {other} numbers. Make both docs with the same "
+        "pipeline."
+    )
+    M174 = (
+        "The output {path} does not end in .npy, the suffix of numpy's files. Give the pipeline, "
+        "the texts, and last the output, such as vectors.npy."
+    )
+    M175 = (
+        "No component among {names} is an mtl_vectors, which makes vectors. Add one: "
+        '`nlp.add_pipe("mtl_vectors")`, and save the pipeline. It needs no training.'
+    )
+    M176 = "There is nothing to embed: {path} has no text. Check the file."
+    M177 = (
+        "{path} is no file of texts. Give a .txt file with a text per line, a .jsonl file with a "
+        "text in each line, a .spacy file, or a folder of .spacy files."
+    )
+    M178 = (
+        "{path}, line {line}: the byte {byte:#04x} is not valid in UTF-8. Convert the file to "
+        "UTF-8, for example by `iconv`."
+    )
+    M179 = (
+        "Nothing can be trained: {names} learns nothing. Add tasks to --tasks. For the vectors of "
+        "an untrained encoder, make a pipeline in Python and call `nlp.initialize()`."
+    )
+
 
 class Warnings(metaclass=_WithCodes):
     W001 = (
@@ -655,6 +702,20 @@ class Warnings(metaclass=_WithCodes):
         "--tags upos."
     )
     W117 = "{path}: {option} {value!r} is not in this file, which has {found}. Correct {option}."
+    W126 = (
+        "'{name}': the vocab has static vectors. Docs have their vectors from the encoder by "
+        "hooks, which they lose in `doc.to_bytes` and `nlp.pipe` with n_process. Then call "
+        "`nlp.get_pipe('{name}').add_hooks(doc)`, or remove the static vectors."
+    )
+    W127 = "{n} texts have no words. Their vectors are zeros."
+    W124 = (
+        "'{name}' cannot find {n} of {total} gold spans: they are longer than max_width = {width}. "
+        "The longest has {longest} tokens. Set max_width = null to allow all of them."
+    )
+    W125 = (
+        "'{name}' was trained for spans of at most {width} tokens, and learns nothing from longer "
+        "ones in the new data. To find longer spans, train a new component."
+    )
     W130 = (
         "{path}: --names {names} has no effect, as the file has no such labels that are numbers. "
         "Leave it out, or correct the key."

@@ -1,6 +1,7 @@
 """Load pipelines, docs and examples for the commands, with errors that name the fix."""
 
-from itertools import chain, islice
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import spacy
@@ -35,13 +36,24 @@ def read_docs(path: Path, vocab: Vocab, limit: int | None = None) -> list[Doc]:
     RETURNS (List[Doc]): The docs.
     RAISES (ValueError): M205 if a file cannot be read, M206 if no doc has a word.
     """
-    try:
-        bins = (DocBin().from_disk(file) for file in walk_directory(path, ".spacy"))
-        docs = list(islice(chain.from_iterable(b.get_docs(vocab) for b in bins), limit))
-    except Exception as error:
-        raise ValueError(Errors.M205.format(path=path, error=error)) from error
+    docs = list(islice(stream_docs(path, vocab), limit))
     check_words(path, docs)
     return docs
+
+
+def stream_docs(path: Path, vocab: Vocab) -> Iterator[Doc]:
+    """Read docs file by file.
+
+    path (Path): A .spacy file, or a folder of .spacy files.
+    vocab (Vocab): The vocab of the docs.
+    YIELDS (Doc): The docs.
+    RAISES (ValueError): M205 if a file cannot be read.
+    """
+    try:
+        for file in walk_directory(path, ".spacy"):
+            yield from DocBin().from_disk(file).get_docs(vocab)
+    except Exception as error:
+        raise ValueError(Errors.M205.format(path=path, error=error)) from error
 
 
 def read_examples(path: Path, nlp: Language) -> list[Example]:

@@ -24,20 +24,20 @@ def refuse(*args, **kwargs):
 socket.socket.connect = refuse
 
 import spacy
+import spacy_mtl
 from spacy import displacy
+from spacy_mtl.annotations import find_layers, get_layers
 
 nlp = spacy.load(sys.argv[1])
 texts = ["Maria Keller flew to Lisbon on Friday to see the new film by Paulo Branco.", ""]
 for doc in nlp.pipe(texts):
-    print("tags      ", [(token.text, token.tag_) for token in doc if token.tag])
-    print("entities  ", [(ent.text, ent.label_) for ent in doc.ents])
-    print("categories", {label: round(p, 3) for label, p in doc.cats.items() if p > 0.05})
+    for name, layer in get_layers().items():
+        if layer.is_annotated(doc):
+            print(f"{name:7}", layer.get_answer(doc))
 doc = nlp(texts[0])
-assigned = {attribute for name in nlp.pipe_names for attribute in nlp.get_pipe_meta(name).assigns}
-assert "token.tag" not in assigned or all(token.tag for token in doc)
-assert "doc.cats" not in assigned or doc.cats
+missing = [n for n in nlp.pipe_names if not all(x.is_annotated(doc) for x in find_layers(nlp, n))]
+assert not missing, missing
 assert "<mark" in displacy.render(doc, style="ent", jupyter=False) or not doc.ents
-import spacy_mtl
 print("loaded from", nlp.path, "by", spacy_mtl.__file__)
 """
 

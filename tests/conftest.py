@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import cache
@@ -21,7 +21,7 @@ from spacy.cli._util import app
 from spacy.lang.en import English
 from spacy.lang.tokenizer_exceptions import BASE_EXCEPTIONS
 from spacy.language import Language
-from spacy.tokens import Doc
+from spacy.tokens import Doc, Span
 from spacy.training import Example
 from spacy.util import fix_random_seed, registry
 from thinc.api import glorot_uniform_init
@@ -37,6 +37,7 @@ from tokenizers import (
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from spacy_mtl.cli.init_config import get_heads
 from spacy_mtl.encoder.model import transformer as encoder_model
 from spacy_mtl.encoder.model.backward import EncoderPass
 from spacy_mtl.encoder.runtime.base import Part
@@ -55,6 +56,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 English.Defaults.tokenizer_exceptions = BASE_EXCEPTIONS
 
 
+def find_heads() -> list[str]:
+    """RETURNS (List[str]): The heads of the package, those with a score, as "ner" for "mtl_ner"."""
+    nlp = spacy.blank("en")
+    heads = get_heads(nlp)
+    return [name for name in heads if nlp.get_factory_meta(heads[name]).default_score_weights]
+
+
 class CachedEntryPoints:
     """Finds the entry points of a group once. spaCy asks for them hundreds of times per pipeline,
     and each time the original goes through those of all installed packages.
@@ -64,6 +72,7 @@ class CachedEntryPoints:
 
 
 catalogue.AVAILABLE_ENTRY_POINTS = CachedEntryPoints()
+HEADS = find_heads()
 
 WIDTH = 32
 TEXTS = [
@@ -85,11 +94,45 @@ ENTS = [
     [(0, 1, "PERSON")],
 ]
 CATS = ["travel", "technology", "food", "sport"]
+POS = [
+    ["PROPN", "PROPN", "VERB", "ADP", "PROPN", "ADP", "PROPN", "PUNCT"],
+    ["DET", "ADJ", "NOUN", "ADP", "PROPN", "PROPN", "VERB", "ADJ", "NOUN", "PUNCT"],
+    ["PRON", "VERB", "NOUN", "ADP", "PROPN", "CCONJ", "VERB", "PRON", "PUNCT"],
+    ["PROPN", "VERB", "DET", "NOUN", "ADP", "NOUN", "PUNCT"],
+]
+MORPHS = [
+    ["Number=Sing", "Number=Sing", "Tense=Past", "", "Number=Sing", "", "Number=Sing", ""],
+    ["", "", "Number=Sing", "", "Number=Sing", "Number=Plur", "Tense=Pres", "", "Number=Plur", ""],
+    ["Number=Plur|Person=1", "Tense=Past", "Number=Sing", "", "Number=Sing", "", "", "", ""],
+    ["Number=Sing", "Tense=Pres", "", "Number=Sing", "", "Number=Sing", ""],
+]
+LEMMAS = [
+    ["Maria", "Keller", "fly", "to", "Lisbon", "on", "Friday", "."],
+    ["the", "new", "camera", "from", "Orion", "Labs", "take", "sharp", "picture", "."],
+    ["we", "eat", "soup", "in", "Porto", "and", "like", "it", "."],
+    ["Paul", "run", "every", "morning", "before", "work", "."],
+]
+# The third text has two sentences.
+TREES: list[tuple[list[int], str]] = [
+    ([2, 0, 2, 4, 2, 6, 2, 2], "nsubj flat ROOT case obl case obl punct"),
+    ([2, 2, 6, 5, 5, 2, 6, 8, 6, 6], "det amod nsubj case compound nmod ROOT amod obj punct"),
+    ([1, 1, 1, 4, 1, 6, 6, 6, 6], "nsubj ROOT obj case obl cc ROOT obj punct"),
+    ([1, 1, 3, 1, 5, 1, 1], "nsubj ROOT det obl case obl punct"),
+]
+SPANS = [
+    [(0, 1, "NAME"), (0, 2, "PERSON"), (4, 5, "PLACE")],
+    [(0, 6, "THING"), (4, 6, "ORG"), (7, 9, "THING")],
+    [(2, 5, "THING"), (4, 5, "PLACE")],
+    [(0, 1, "NAME"), (0, 1, "PERSON")],
+]
 SPECIAL = {
     "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
     "roberta": ["<s>", "<pad>", "</s>", "<unk>"],
     "albert": ["<pad>", "<unk>", "[CLS]", "[SEP]"],
 }
+# Settings of heads for a few texts.
+SMALL: dict[str, dict[str, Any]] = {"mtl_lemmatizer": {"min_tree_freq": 1}}
+TASKS = ("tagger", "ner", "textcat")
 PLAIN_SUM = {"@misc": "spacy-mtl.StaticWeights.v1"}
 # Each family's kind of tokenizer, and what its config calls the usual sizes.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -229,26 +272,38 @@ def any_encoder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(build_encoder(request.param, tmp_path_factory.mktemp(request.param)))
 
 
-def make_gold(vocab: Any, i: int, tasks: tuple[str, ...] = ("tagger", "ner", "textcat")) -> Doc:
-    """Make the i-th labelled text with the labels of some tasks."""
-    doc = Doc(vocab, words=TEXTS[i].split())
-    if "tagger" in tasks:
-        for token, tag in zip(doc, TAGS[i], strict=True):
-            token.tag_ = tag
+def make_gold(vocab: Any, i: int, tasks: Collection[str] = TASKS) -> Doc:
+    """Make the i-th labelled text with the labels of some tasks, named as the heads for them."""
+    heads, deps = TREES[i]
+    doc = Doc(
+        vocab,
+        words=TEXTS[i].split(),
+        tags=TAGS[i] if "tagger" in tasks else None,
+        pos=POS[i] if "morphologizer" in tasks else None,
+        morphs=MORPHS[i] if "morphologizer" in tasks else None,
+        lemmas=LEMMAS[i] if "lemmatizer" in tasks else None,
+        heads=heads if "parser" in tasks else None,
+        deps=deps.split() if "parser" in tasks else None,
+    )
+    if "senter" in tasks and "parser" not in tasks:
+        for token in doc:
+            token.is_sent_start = token.i == 0 or (token.i == 5 and i == 2)
     if "ner" in tasks:
-        doc.set_ents([doc.char_span(*chars(doc, s, e), label=label) for s, e, label in ENTS[i]])
-    if "textcat" in tasks:
+        doc.set_ents([Span(doc, *ent) for ent in ENTS[i]])
+    if "spancat" in tasks:
+        doc.spans["sc"] = [Span(doc, *span) for span in SPANS[i]]
+    if {"textcat", "textcat_multilabel"} & {*tasks}:
         doc.cats = {cat: float(cat == CATS[i]) for cat in CATS}
     return doc
 
 
-def chars(doc: Doc, start: int, end: int) -> tuple[int, int]:
-    return doc[start].idx, doc[end - 1].idx + len(doc[end - 1])
-
-
 def make_examples(nlp: Language, *tasks: str) -> list[Example]:
-    """Make all labelled texts with the labels of the given tasks. Default: all tasks."""
-    golds = [make_gold(nlp.vocab, i, tasks or ("tagger", "ner", "textcat")) for i in range(4)]
+    """Make all labelled texts with the labels of the given tasks. Default: tags, entities,
+    categories, and the labels of the pipeline's other heads.
+    """
+    own = [nlp.get_pipe_config(name)["factory"] for name in nlp.pipe_names]
+    named = tasks or (*TASKS, *(factory.removeprefix("mtl_") for factory in own))
+    golds = [make_gold(nlp.vocab, i, named) for i in range(4)]
     return [Example(Doc(nlp.vocab, words=[t.text for t in gold]), gold) for gold in golds]
 
 
@@ -293,7 +348,8 @@ def make_nlp(encoder: str) -> Callable[..., Language]:
             nlp.add_pipe(
                 factory or f"mtl_{pipe_name}",
                 name=pipe_name,
-                config=(config or {}).get(pipe_name, {}),
+                config=SMALL.get(factory or f"mtl_{pipe_name}", {})
+                | (config or {}).get(pipe_name, {}),
             )
         if initialize:
             nlp.initialize(lambda: make_examples(nlp))

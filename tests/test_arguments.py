@@ -46,7 +46,9 @@ def build(name: str) -> Any:
 def get_required(name: str) -> dict[str, Any]:
     """Arguments for what has no default."""
     heads = {"mtl_tagger": "Tagger", "mtl_ner": "Ner", "mtl_textcat": "TextCat"}
-    heads["mtl_textcat_multilabel"] = "TextCat"
+    heads |= {"mtl_textcat_multilabel": "TextCat", "mtl_morphologizer": "Tagger"}
+    heads |= {"mtl_senter": "Tagger", "mtl_lemmatizer": "Tagger"}
+    heads |= {"mtl_parser": "Parser", "mtl_spancat": "SpanCat"}
     if name in heads:
         defaults = Language.get_factory_meta(name).default_config
         settings = {k: v for k, v in defaults.items() if k not in ("model", "scorer")}
@@ -64,6 +66,10 @@ def get_required(name: str) -> dict[str, Any]:
             "set_extra_annotations": print,
             "max_batch_items": 100,
         }
+    if name == "mtl_vectors":
+        model = build("spacy-mtl.TokenVectors.v1")
+        settings = {"pooling": "tokens", "normalize": False, "dtype": "float32"}
+        return {"nlp": NLP, "name": "vectors", "model": model, **settings}
     required: dict[str, Callable[[], dict[str, Any]]] = {
         "spacy-mtl.SharedTransformer.v1": lambda: {"name": "encoder", "get_spans": list},
         "spacy-mtl.Tok2VecTransformer.v1": lambda: {"name": "encoder", "get_spans": list},
@@ -73,7 +79,10 @@ def get_required(name: str) -> dict[str, Any]:
         "spacy-mtl.PrivateLayers.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.TaggerHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.NerHead.v1": lambda: {"tok2vec": embed()},
+        "spacy-mtl.ParserHead.v1": lambda: {"tok2vec": embed()},
+        "spacy-mtl.SpanCatHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.TextCatHead.v1": lambda: {"tok2vec": embed()},
+        "spacy-mtl.TokenVectors.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.sentence_spans.v1": lambda: {"window": 10},
         "spacy-mtl.EarlyStopping.v1": lambda: {
             "balancer": build("spacy-mtl.StaticWeights.v1"),
@@ -90,7 +99,9 @@ def get_required(name: str) -> dict[str, Any]:
 def make_examples() -> list[Example]:
     words = TEXT.split()
     tags, ents = list("NVPN."), ["B-X", "O", "O", "O", "O"]
-    golds = [Doc(NLP.vocab, words=words, tags=tags, ents=ents) for _ in range(2)]
+    starts = [True, False, False, True, False]
+    annotation: dict[str, Any] = {"tags": tags, "ents": ents, "sent_starts": starts}
+    golds = [Doc(NLP.vocab, words=words, lemmas=words, **annotation) for _ in range(2)]
     for doc, cats in zip(golds, [{"x": 1.0, "y": 0.0}, {"x": 0.0, "y": 1.0}], strict=True):
         doc.cats = cats
     return [Example(Doc(NLP.vocab, words=words), gold) for gold in golds]

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocab = blank("en").vocab
     held = {"snips": ("ner", "textcat"), "clinc": ("textcat",)}
     for name in ("gum", "ewt", "snips", "clinc"):
-        docs = [make_gold(vocab, i, held.get(name, tuple(runs.SCORES))) for i in range(4)]
+        docs = [make_gold(vocab, i, held.get(name, [*runs.SCORES])) for i in range(4)]
         for part in ("train", "dev", "test"):
             DocBin(docs=docs).to_disk(folder / f"{name}_{part}.spacy")
     return folder
@@ -95,7 +95,7 @@ def test_run(
 def test_a_single_task_reads_its_part_of_the_mixed_stream(encoder: str, folder: Path) -> None:
     """It has the same words of its own in each update as beside the other tasks."""
     seen = {}
-    for name, tasks in {"uncertainty": [*runs.SCORES], "single-ner": ["ner"]}.items():
+    for name, tasks in {"uncertainty": runs.TASKS, "single-ner": ["ner"]}.items():
         job = make_job(encoder, "separate")
         config = runs.make_config(folder, SCRIPTS[name], job)
         nlp = load_model_from_config(config, auto_fill=True)

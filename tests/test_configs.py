@@ -13,13 +13,14 @@ from spacy.vocab import Vocab
 from thinc.api import Config
 
 ROOT = Path(__file__).parents[1]
+ALL = ("tagger", "morphologizer", "lemmatizer", "parser", "ner", "textcat")
 CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     file = tmp_path / "corpus.spacy"
-    DocBin(docs=[make_gold(Vocab(), i) for i in range(4)], store_user_data=True).to_disk(file)
+    DocBin(docs=[make_gold(Vocab(), i, ALL) for i in range(4)], store_user_data=True).to_disk(file)
     return file
 
 
@@ -42,6 +43,8 @@ def test_there_are_the_promised_configs() -> None:
         "mtl_cpu",
         "mtl_gpu",
         "mtl_separate_corpora",
+        "mtl_ud",
+        "mtl_all",
         "single_task",
         "stock",
     }

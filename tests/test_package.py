@@ -23,8 +23,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(spacy_mtl.__file__).parent
 STAGES = [
     *("errors", "smoke_test", "extras", "arguments", "files", "types", "concurrency", "schedule"),
-    *("storage", "wheels", "card", "compat", "pretrained", "weights", "loading", "contracts"),
-    *("annotations", "corpora", "encoder", "heads", "balancing", "training", "report", "checks"),
+    *("storage", "wheels", "compat", "pretrained", "weights", "loading", "contracts"),
+    *(
+        "annotations",
+        "card",
+        "corpora",
+        "encoder",
+        "heads",
+        "balancing",
+        "training",
+        "report",
+        "checks",
+    ),
     *("cli", "api"),
 ]
 HEAVY = {"torch", "transformers", "spacy_transformers", "matplotlib"}
@@ -102,7 +112,9 @@ def resolves(entry: EntryPoint) -> bool:
     """Tell whether the registry of an entry point finds its object."""
     namespace, _, kind = entry.group.partition("_")
     if kind == "factories":
-        shown = entry.name if entry.name == "mtl_transformer" else entry.name.removeprefix("mtl_")
+        names = {"mtl_lemmatizer": "trainable_lemmatizer"}
+        names |= {name: name for name in ("mtl_transformer", "mtl_vectors")}
+        shown = names.get(entry.name, entry.name.removeprefix("mtl_"))
         return spacy.blank("en").get_factory_meta(entry.name).factory == shown
     if entry.group.startswith(OWN):
         registry = Registry(("spacy_mtl", entry.group.removeprefix(OWN)), entry_points=True)

@@ -1,7 +1,15 @@
 """One annotation layer per kind of label. Code that depends on the kind asks its layer."""
 
 from .base import AnnotationLayer, Comparison, Item, has_same_tokens
-from .registry import annotation_layers, find_layers, get_layers
+from .registry import (
+    annotation_layers,
+    find_layers,
+    find_main_layer,
+    find_scored_layers,
+    get_layers,
+    match_layers,
+    name_scores,
+)
 
 __all__ = [
     "AnnotationLayer",
@@ -9,6 +17,10 @@ __all__ = [
     "Item",
     "annotation_layers",
     "find_layers",
+    "find_main_layer",
+    "find_scored_layers",
     "get_layers",
     "has_same_tokens",
+    "match_layers",
+    "name_scores",
 ]

@@ -1,7 +1,7 @@
 """The interface of annotation layers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from spacy.attrs import ORTH
@@ -56,17 +56,40 @@ class AnnotationLayer(ABC, Generic[Gold]):
     is_open (bool): Whether labels come from no fixed set, such as lemmas.
     """
 
-    name: ClassVar[str]
+    name: str
     attributes: ClassVar[Sequence[str]]
     unit: ClassVar[str]
-    score_key: ClassVar[str]
-    detail_keys: ClassVar[Sequence[str]] = ()
+    score_key: str
+    detail_keys: Sequence[str] = ()
     is_macro: ClassVar[bool] = False
     is_open: ClassVar[bool] = False
 
     @property
     def comparison_key(self) -> str:
         return self.score_key
+
+    def get_part(self, settings: Mapping[str, Any]) -> "AnnotationLayer[Gold]":
+        """Get the part of the annotation that a component learns and writes, as a layer with its
+        own name and score keys.
+
+        settings (Mapping[str, Any]): The settings of the component, such as "spans_key".
+        RETURNS (AnnotationLayer): The layer, by default this one.
+        """
+        return self
+
+    def find_parts(self, score_keys: Iterable[str]) -> Sequence["AnnotationLayer[Gold]"]:
+        """Find the parts of the annotation that scores are about.
+
+        score_keys (Iterable[str]): The keys of spaCy's scores.
+        RETURNS (Sequence[AnnotationLayer]): The layers, by default this one.
+        """
+        return [self]
+
+    def name_score(self, key: str) -> str:
+        """RETURNS (str): The key of a score of the layer, from the key that a factory declares in
+        `default_score_weights`. By default it is the same.
+        """
+        return key
 
     @abstractmethod
     def is_annotated(self, doc: Doc) -> bool:
@@ -80,11 +103,18 @@ class AnnotationLayer(ABC, Generic[Gold]):
         have the annotation.
         """
 
-    def find_labels(self, docs: Iterable[Doc]) -> list[str]:
-        """RETURNS (List[str]): The labels that gold docs name, each once, in the order in which a
-        head numbers them.
+    def split_label(self, label: str) -> list[str]:
+        """RETURNS (List[str]): The labels that a head learns of which the label of a unit consists:
+        the label itself by default.
         """
-        return sorted({label for doc in docs for label in self.get_labels(doc) or ()})
+        return [label]
+
+    def find_labels(self, docs: Iterable[Doc]) -> list[str]:
+        """RETURNS (List[str]): The labels that gold docs name and that a head learns, each once, in
+        the order in which a head numbers them.
+        """
+        units = {label for doc in docs for label in self.get_labels(doc) or ()}
+        return sorted({part for label in units for part in self.split_label(label)})
 
     @abstractmethod
     def copy(self, source: Doc, target: Doc, start: int = 0) -> None:

@@ -1,15 +1,18 @@
 """Layers of labelled spans: entities, their links to a knowledge base, groups of spans."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy
 from spacy.attrs import ENT_IOB, IS_SPACE
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc, Span, SpanGroup
 from spacy.training import Example
 
 from .base import AnnotationLayer, Comparison, Item, has_annotation, has_same_tokens
 from .tokens import TokenLayer, copy_attributes
 
+DEFAULT_SPANS_KEY = "sc"  # of spaCy's span categorizer
 OUTSIDE = 2  # of ENT_IOB
 Place = tuple[int, int, str]  # start, end, label
 
@@ -118,45 +121,70 @@ class EntityLinks(TokenLayer):
 
 
 class SpanGroups(AnnotationLayer[Mapping[str, Sequence[Place]]]):
-    """Groups of spans that may overlap, in `doc.spans`.
+    """Groups of spans that may overlap, in `doc.spans`: all groups, or the one of a component.
 
     `read_gold` returns the spans of each group in predicted tokens, without those that cannot be
-    aligned. A group that is missing is not annotated. Its score key is that of spaCy's default
-    group, "sc".
+    aligned. A group that is missing is not annotated. The score key of all groups is that of
+    spaCy's default group, "sc".
+
+    key (Optional[str]): The only group; None for all.
     """
 
     name = "spans"
     attributes = ("doc.spans",)
     unit = "spans"
-    score_key = "spans_sc_f"
-    detail_keys = ("spans_sc_p", "spans_sc_r")
+
+    def __init__(self, key: str | None = None) -> None:
+        self.key = key
+        if key is not None:
+            self.name = f"spans_{key}"
+        f, p, r = (f"spans_{DEFAULT_SPANS_KEY if key is None else key}_{kind}" for kind in "fpr")
+        self.score_key, self.detail_keys = f, (p, r)
+
+    def get_part(self, settings: Mapping[str, Any]) -> "SpanGroups":
+        return SpanGroups(settings.get("spans_key"))
+
+    def find_parts(self, score_keys: Iterable[str]) -> list["SpanGroups"]:
+        matches = [re.fullmatch("spans_(.+)_f", key) for key in score_keys]
+        return [SpanGroups(match[1]) for match in matches if match] or [self]
+
+    def name_score(self, key: str) -> str:
+        default = f"spans_{DEFAULT_SPANS_KEY}_"
+        is_other = self.key is not None and key.startswith(default)
+        return f"spans_{self.key}_{key.removeprefix(default)}" if is_other else key
+
+    def get_groups(self, doc: Doc) -> dict[str, SpanGroup]:
+        """RETURNS (Dict[str, SpanGroup]): The groups of a doc that belong to the layer."""
+        groups = dict(doc.spans.items())
+        return {key: group for key, group in groups.items() if self.key in (None, key)}
 
     def is_annotated(self, doc: Doc) -> bool:
-        return bool(doc.spans)
+        return bool(self.get_groups(doc))
 
     def get_labels(self, doc: Doc) -> list[str] | None:
         if not self.is_annotated(doc):
             return None
-        return [span.label_ for group in doc.spans.values() for span in group]
+        return [span.label_ for group in self.get_groups(doc).values() for span in group]
 
     def copy(self, source: Doc, target: Doc, start: int = 0) -> None:
         end = start + len(target)
-        for key, group in source.spans.items():
+        for key, group in self.get_groups(source).items():
             inside = [span for span in group if start <= span.start and span.end <= end]
             target.spans[key] = [copy_span(span, target, start) for span in inside]
 
     def strip(self, doc: Doc) -> None:
-        doc.spans.clear()
+        for key in self.get_groups(doc):
+            del doc.spans[key]
 
     def remove_labels(self, doc: Doc, labels: set[str]) -> None:
-        for key, group in list(doc.spans.items()):
+        for key, group in self.get_groups(doc).items():
             doc.spans[key] = [span for span in group if span.label_ not in labels]
 
     def find_joined(self, doc: Doc) -> set[int]:
-        return find_inside(span for group in doc.spans.values() for span in group)
+        return find_inside(span for group in self.get_groups(doc).values() for span in group)
 
     def read_gold(self, example: Example) -> Mapping[str, Sequence[Place]]:
-        groups = example.reference.spans
+        groups = self.get_groups(example.reference)
         if has_same_tokens(example):
             return {key: [get_place(span) for span in group] for key, group in groups.items()}
         return {
@@ -172,7 +200,7 @@ class SpanGroups(AnnotationLayer[Mapping[str, Sequence[Place]]]):
         """RETURNS (Optional[Comparison]): The spans of the groups that the gold doc has, aligned as
         by `Scorer.score_spans`.
         """
-        groups = example.reference.spans
+        groups = self.get_groups(example.reference)
         if not groups:
             return None
         found = [
@@ -193,7 +221,7 @@ class SpanGroups(AnnotationLayer[Mapping[str, Sequence[Place]]]):
         """
         return {
             key: [(span.start_char, span.end_char, span.label_) for span in group]
-            for key, group in doc.spans.items()
+            for key, group in self.get_groups(doc).items()
         }
 
     def set_answer(self, doc: Doc, answer: Mapping[str, Iterable[Place]]) -> None:

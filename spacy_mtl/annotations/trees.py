@@ -110,7 +110,9 @@ class Sentences(AnnotationLayer[Sequence[bool | None]]):
         copy_attributes(["SENT_START"], source, target, start)
 
     def strip(self, doc: Doc) -> None:
-        set_attributes(doc, ["SENT_START"], numpy.zeros((len(doc), 1), dtype="uint64"))
+        values = numpy.zeros((len(doc), 1), dtype="uint64")
+        values[:1] = 1  # as in a new doc
+        set_attributes(doc, ["SENT_START"], values)
 
     def remove_labels(self, doc: Doc, labels: set[str]) -> None:
         if LABEL in labels:

@@ -9,6 +9,7 @@ from . import (  # noqa: F401
     convert,
     debug,
     doctor,
+    embed,
     find_threshold,
     init,
     package,

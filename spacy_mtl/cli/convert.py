@@ -143,7 +143,8 @@ def convert_cli(
         Option(
             "--spans",
             help="json, jsonl, parquet, label_studio, rasa, snips, brat: put entities, which may "
-            "overlap then, into doc.spans under this key, such as sc.",
+            "overlap then, into doc.spans under this key, such as sc. conllu: put all mentions of "
+            "Entity= there, and keep the named ones in doc.ents.",
         ),
     ] = None,
     dev: Annotated[

@@ -1,16 +1,22 @@
-"""`spacy mtl find-threshold`: the probability from which a category is assigned."""
+"""`spacy mtl find-threshold`: the probability from which a category or span is assigned."""
 
 from pathlib import Path
 from typing import Annotated
 
 from spacy.language import Language
-from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
 from typer import Argument, Option
 from wasabi import msg
 
 from ..errors import Errors, quote
 from ..loading import load_pipeline, read_examples
-from ..training.thresholds import SCORES, Thresholds, find_thresholds, set_threshold
+from ..training.thresholds import (
+    MACRO,
+    MICRO,
+    Thresholds,
+    find_thresholds,
+    get_scores,
+    set_threshold,
+)
 from .app import command
 from .options import CodePath, GpuId, HeldOutData, Pipeline, prepare, save_pipeline
 
@@ -21,11 +27,18 @@ def find_threshold_cli(
     data: HeldOutData,
     component: Annotated[
         str | None,
-        Argument(help="Component with independent categories, if the pipeline has several"),
+        Argument(
+            help="Component with independent categories or spans, if the pipeline has several"
+        ),
     ] = None,
     scores_key: Annotated[
-        str, Option("--scores-key", "-s", help=f"Score to maximize: {', '.join(SCORES)}")
-    ] = SCORES[0],
+        str | None,
+        Option(
+            "--scores-key",
+            "-s",
+            help=f"Score of categories to maximize: {MACRO}, the default, or {MICRO}",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         Option(
@@ -39,7 +52,7 @@ def find_threshold_cli(
     gpu_id: GpuId = -1,
 ) -> None:
     """
-    Find the best threshold for independent categories.
+    Find the best threshold for independent categories or spans.
 
     The pipeline runs over the data once, and every threshold that changes a prediction is tried.
     Prints the F of each label at the current threshold, at the best threshold for all labels, and
@@ -49,14 +62,10 @@ def find_threshold_cli(
     Example: python -m spacy mtl find-threshold training/model-best dev.spacy
     """
     prepare(code_path, gpu_id)
-    if scores_key not in SCORES:
-        raise ValueError(
-            Errors.M113.format(value=scores_key, option="--scores-key", choices=list(SCORES))
-        )
     nlp = load_pipeline(pipeline)
     name = pick_component(nlp, component)
     found = find_thresholds(nlp, read_examples(data, nlp), name, scores_key)
-    print_thresholds(found, scores_key)
+    print_thresholds(found, scores_key or get_scores(nlp.get_pipe(name))[0])
     if output:
         set_threshold(nlp, name, found.threshold[1])
         save_pipeline(nlp, output, "pipeline with this threshold")
@@ -66,11 +75,11 @@ def pick_component(nlp: Language, name: str | None) -> str:
     """Find the component whose threshold to set.
 
     nlp (Language): The pipeline.
-    name (Optional[str]): The component; if not given, the only one with independent categories.
+    name (Optional[str]): The component; if not given, the only one with a threshold.
     RETURNS (str): The name of the component.
     RAISES (ValueError): M081 if there is no such component, M082 if there are several.
     """
-    names = [key for key, pipe in nlp.pipeline if isinstance(pipe, MultiLabel_TextCategorizer)]
+    names = [key for key, pipe in nlp.pipeline if get_scores(pipe)]
     if (name is None and not names) or (name is not None and name not in names):
         known = quote(names) or "none"
         raise ValueError(Errors.M081.format(name=name or "-", names=known))

@@ -59,7 +59,10 @@ SAMPLING: Settings = {
 }
 # The heads' settings that differ from the defaults of their factories.
 HEADS: dict[str, Settings] = {"mtl_ner": {"model": {"dropout": 0.3}}}
-# An uncased encoder does not see capitals, which matter for tags.
+# Components that read the encoder and learn nothing. They need no corpus, and come last.
+READERS = {"mtl_vectors"}
+# An uncased encoder does not see capitals, which matter to these heads.
+READ_FORMS = {"mtl_tagger", "mtl_morphologizer", "mtl_lemmatizer"}
 LEXICAL: Settings = {
     "@architectures": "spacy-mtl.ConcatTok2Vec.v1",
     "layers": {
@@ -193,15 +196,19 @@ def make_config(
     gpu (bool): Whether the pipeline is trained on a GPU.
     optimize (str): "efficiency" for a fast encoder, "accuracy" for a better one.
     RETURNS (Config): The config with all settings.
-    RAISES (ValueError): M250 or M251 for wrong tasks, M253 if a corpus is for another task or no
-        corpus is for a task, M254 for two corpora of one name.
+    RAISES (ValueError): M250 or M251 for wrong tasks, M179 if none of them learns, M253 if a corpus
+        is for another task or no corpus is for a task, M254 for two corpora of one name.
     """
     nlp = blank(lang)
     named = tasks or [task for corpus in corpora for task in corpus.tasks or ()]
     factories = parse_tasks(dict.fromkeys(named), get_heads(nlp))
     if not factories:
         raise ValueError(Errors.M250.format(task="", known=quote(get_heads(nlp))))
-    check_corpora(corpora, factories)
+    learners = {task: name for task, name in factories.items() if name not in READERS}
+    if not learners:
+        raise ValueError(Errors.M179.format(names=quote(factories)))
+    factories = learners | factories
+    check_corpora(corpora, learners)
     device = GPU if gpu else CPU
     name = encoder or recommend_encoder(lang, optimize, gpu=gpu)
     raw: Settings = {
@@ -218,7 +225,7 @@ def make_config(
         },
         "corpora": {part: make_reader(corpora, part) for part in ("train", "dev")},
         "training": make_training(device, name),
-        "initialize": {"components": make_labels(factories, corpora)},
+        "initialize": {"components": make_labels(learners, corpora)},
     }
     config = load_model_from_config(Config(raw), auto_fill=True).config
     for unused in {"train", "dev"} - raw["paths"].keys():
@@ -286,7 +293,7 @@ def make_encoder(device: Device) -> Settings:
 def make_head(factory: str, encoder: str) -> Settings:
     """RETURNS (Dict[str, Any]): The section of a head."""
     settings: Settings = {"factory": factory, **HEADS.get(factory, {})}
-    if factory == "mtl_tagger" and (encoder == EMBEDDED or "uncased" in encoder):
+    if factory in READ_FORMS and (encoder == EMBEDDED or "uncased" in encoder):
         settings["model"] = {"@architectures": "spacy-mtl.TaggerHead.v1", "tok2vec": LEXICAL}
     return settings
 

@@ -69,12 +69,14 @@ class Scheme(NamedTuple):
     """How a file annotates entities and features.
 
     key (str): The key of entities in MISC; "" if there is none.
+    group (str): The key in `doc.spans` for all mentions; "" to leave them out.
     fields (List[str]): The fields of mentions.
     default (str): The tag of words without the key.
     has_feats (bool): Whether it has features.
     """
 
     key: str
+    group: str
     fields: list[str]
     default: str
     has_feats: bool
@@ -91,6 +93,7 @@ def read_conllu(
     tags: Literal["xpos", "upos"] = "xpos",
     category: str = "",
     misc: str = "",
+    spans: str = "",
     encoding: str = UTF8,
     skip_errors: bool = False,
 ) -> Iterator[Doc]:
@@ -117,13 +120,15 @@ def read_conllu(
         default meta::genre, or else intent.
     misc (str): The key in MISC that holds the entities, by default the first of NER, name and
         Entity that the file has.
+    spans (str): The key in `doc.spans` for all mentions of `Entity=`, named or not, with their
+        types. They may contain each other. Empty to leave them out.
     encoding (str): The encoding, as in `read_text`.
     skip_errors (bool): Whether to leave out sentences that break the format, and entities and
         trees that are wrong.
     YIELDS (Doc): The docs. `cats` has one label, with the value 1.
     RAISES (ValueError): M113 for another column, M103 to M107 or M144 if a line breaks the format,
-        M135 for masked text, M136 if `misc` is Entity and the file does not declare its fields;
-        others as `read_text`.
+        M135 for masked text, M136 if `misc` is Entity, or `spans` is given, and the file does
+        not declare its fields; others as `read_text`.
     """
     if tags not in ("xpos", "upos"):
         raise ValueError(
@@ -136,7 +141,7 @@ def read_conllu(
         if has_tags["upos"] and not has_tags[tags]:
             warnings.warn(Warnings.W116.format(path=path))
         category = _choose_category(path, sentences, category)
-        scheme = _find_scheme(path, sentences, misc, omissions)
+        scheme = _find_scheme(path, sentences, misc, spans, omissions)
         for document in _group_documents(sentences, category):
             for part in _divide_by_trees(document):
                 yield _make_doc(path, vocab, part, tags, scheme, omissions)
@@ -178,9 +183,13 @@ def _make_doc(
     if any(word.relation for word in words):
         _set_tree(doc, words)
     is_declared = document.is_declared or any(MENTIONS in word.misc for word in words)
-    if scheme.key == MENTIONS and is_declared:
+    if is_declared and (scheme.group or scheme.key == MENTIONS):
         with omissions.skipping("documents' entities", words[0].line):
-            doc.set_ents(_named_spans(doc, read_mentions(path, words), scheme.fields))
+            mentions = read_mentions(path, words)
+            if scheme.key == MENTIONS:
+                doc.set_ents(_named_spans(doc, mentions, scheme.fields))
+            if scheme.group:
+                doc.spans[scheme.group] = _typed_spans(doc, mentions, scheme.fields)
     if document.label is not None:
         doc.cats = {document.label: 1.0}
     return doc
@@ -236,13 +245,13 @@ def _drop_masked(path: Path, sentences: list[Sentence], omissions: Omissions) ->
 
 
 def _find_scheme(
-    path: Path, sentences: Sequence[Sentence], misc: str, omissions: Omissions
+    path: Path, sentences: Sequence[Sentence], misc: str, spans: str, omissions: Omissions
 ) -> Scheme:
     """Find out how the file annotates entities and features."""
     declared = [meta["global.Entity"] for meta, _ in sentences if "global.Entity" in meta]
     fields = declared[0].split("-") if declared else []
     has_fields = {"etype", "identity"} <= set(fields)
-    if misc == MENTIONS and not has_fields:
+    if (misc == MENTIONS or spans) and not has_fields:
         raise ValueError(Errors.M136.format(path=path, fields="-".join(fields)))
     lines: dict[str, int] = {}
     values: dict[str, set[str]] = {}
@@ -257,11 +266,11 @@ def _find_scheme(
     usable = [key for key in found if key != MENTIONS] + [MENTIONS] * has_fields
     chosen = misc or next(iter(usable), "")
     for key in found:
-        if key != chosen:
+        if key != chosen and not (spans and key == MENTIONS):
             omissions.add_unread("keys of MISC", key, lines[key])
     default = "" if "O" in values.get(chosen, ()) else "O"
     has_feats = any(word.feats for _, words in sentences for word in words)
-    return Scheme(chosen, fields, default, has_feats)
+    return Scheme(chosen, spans, fields, default, has_feats)
 
 
 def _choose_category(path: Path, sentences: Iterable[Sentence], category: str) -> str:
@@ -317,6 +326,19 @@ def _named_spans(doc: Doc, mentions: Iterable[Mention], declared: list[str]) -> 
         if len(fields) > max(etype, identity) and fields[identity] not in ("", "_")
         if any(token.pos_ == "PROPN" for token in doc[start:end])
     )
+
+
+def _typed_spans(doc: Doc, mentions: Iterable[Mention], declared: list[str]) -> list[Span]:
+    """RETURNS (List[Span]): All mentions that have a type, by their first words, the longest
+    first.
+    """
+    etype = declared.index("etype") - 1
+    found = {
+        (start, -end, fields[etype])
+        for start, end, fields in mentions
+        if len(fields) > etype and fields[etype] not in ("", "_")
+    }
+    return [Span(doc, start, -end, label) for start, end, label in sorted(found)]
 
 
 def _group_documents(sentences: Sequence[Sentence], category: str) -> list[Document]:

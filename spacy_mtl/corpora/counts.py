@@ -14,7 +14,7 @@ class TaskCounts(NamedTuple):
     """The counts of one task.
 
     units (int): The labelled units.
-    labels (Counter[str]): The labels by frequency.
+    labels (Counter[str]): The labels that a head learns, by frequency.
     missing (int): The docs without the annotation.
     """
 
@@ -49,7 +49,9 @@ def count_docs(docs: Sequence[Doc], tasks: Mapping[str, AnnotationLayer[object]]
         read = [read_labels(doc, task, layer) for doc in docs]
         found = [labels for labels in read if labels is not None]
         units = len(found) if layer.unit == "docs" else sum(map(len, found))
-        labels = Counter(label for labels in found for label in labels)
+        whole, labels = Counter(label for labels in found for label in labels), Counter[str]()
+        for label, n in whole.items():
+            labels.update(dict.fromkeys(layer.split_label(label), n))
         counts[task] = TaskCounts(units, labels, len(docs) - len(found))
     return Counts(len(docs), sum(map(len, docs)), counts)
 

@@ -125,7 +125,7 @@ def _looks_like_table(head: str) -> bool:
 CONLLU = Format(
     read_conllu,
     ["*.conllu", "*.conll", "*.conllx"],
-    ["tags", "category", "misc", "encoding", "skip_errors"],
+    ["tags", "category", "misc", "spans", "encoding", "skip_errors"],
     looks_like_conllu,
 )
 COLUMNS = Format(

@@ -12,7 +12,7 @@ from spacy.language import Language
 from spacy.training import Example
 from spacy.util import resolve_dot_names
 
-from ..annotations import AnnotationLayer, find_layers
+from ..annotations import AnnotationLayer, find_main_layer
 from ..contracts import find_tasks
 from ..errors import Errors
 from ..types import Settings
@@ -42,7 +42,7 @@ def get_task_layers(nlp: Language) -> TaskLayers:
     RETURNS (Mapping[str, Optional[AnnotationLayer]]): The main layer of each task, in order; None
         if it has none, so that its labels cannot be counted.
     """
-    return {name: next(iter(find_layers(nlp, name)), None) for name in find_tasks(nlp)}
+    return {name: find_main_layer(nlp, name) for name in find_tasks(nlp)}
 
 
 def get_mixed(reader: Reader) -> Settings | None:

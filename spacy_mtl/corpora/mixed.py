@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from spacy.language import Language
 from spacy.training import Example
 
-from ..annotations import AnnotationLayer, find_layers
+from ..annotations import AnnotationLayer, find_layers, find_main_layer
 from ..arguments import Count, Range, Seed, Share, check, checked
 from ..contracts import find_tasks
 from ..errors import Errors, Warnings
@@ -221,7 +221,8 @@ def count_units(
         n = sum(map(len, docs))
     elif unit == "labels":
         names = nlp.component_names if components is None else components
-        layers = {layer.name: layer for task in names for layer in find_layers(nlp, task)[:1]}
+        found = [find_main_layer(nlp, task) for task in names]
+        layers = {layer.name: layer for layer in found if layer}
         n = sum(len(layer.get_labels(doc) or ()) for layer in layers.values() for doc in docs)
     if not n:
         raise ValueError(Errors.M092.format(name=name, unit=unit))

@@ -34,6 +34,7 @@ class ListenedTo:
     listener_map (Dict[str, List[Model]]): The listeners of each enabled component.
     all_listeners (ListenerSet[Model]): Those of disabled components too.
     heads (ListenerSet[Selective]): Our heads of the pipeline, also behind other encoders.
+    readers (Set[str]): The components that listen and do not learn.
     sourced (List[Pipe]): The components that were disabled when the pipeline was initialized.
     """
 
@@ -44,6 +45,7 @@ class ListenedTo:
         self.listener_map: dict[str, list[Any]] = {}
         self.all_listeners: ListenerSet[Any] = ListenerSet()
         self.heads: ListenerSet[Selective] = ListenerSet()
+        self.readers: set[str] = set()
         self.sourced: list[Any] = []
 
     @property
@@ -55,6 +57,11 @@ class ListenedTo:
     def listening_components(self) -> list[str]:
         """RETURNS (List[str]): The enabled components that listen. Usually internal."""
         return list(self.listener_map)
+
+    @property
+    def tasks(self) -> list[str]:
+        """RETURNS (List[str]): The enabled components that listen and learn."""
+        return [name for name in self.listener_map if name not in self.readers]
 
     def add_listener(self, listener: Any, component_name: str) -> None:
         """Link a listener. Usually internal.
@@ -107,6 +114,9 @@ class ListenedTo:
                 continue
             if node.upstream_name in ("*", self.name):
                 self.add_listener(node, component.name)
+        if nodes:
+            learns = getattr(component, "is_trainable", True)
+            (self.readers.discard if learns else self.readers.add)(component.name)
         if isinstance(component, ListenedTo):
             component.heads = self.heads  # encoders of a pipeline share the set of heads
         if isinstance(component, Selective):
@@ -133,7 +143,9 @@ class ListenedTo:
             self.find_listeners(component)
 
     def ask_for_layers(self) -> None:
-        """Tell the encoder which layers listeners read, if any reads more than the last."""
+        """Tell the encoder which layers listeners read, if any reads more than the last, and
+        whether any reads shares.
+        """
         asked: set[int] = set()
         for listener in self.listeners:
             layers = listener.attrs.get("layers")
@@ -143,11 +155,14 @@ class ListenedTo:
                 listener.attrs["layers"] = list(numbers)
                 asked.update(numbers)
         self.model.attrs["layers"] = sorted(asked) or None
+        self.model.attrs["shares"] = any(own.attrs.get("shares") for own in self.listeners)
 
     def get_names(self) -> Mapping[str, ListenerSet[Any]]:
         """RETURNS (Mapping[str, ListenerSet]): The listeners of each task, disabled ones too."""
         named: dict[str, ListenerSet[Any]] = {}
         for listener in self.all_listeners:
+            if listener.task in self.readers:
+                continue
             named.setdefault(listener.task, ListenerSet()).add(listener)
         return named
 

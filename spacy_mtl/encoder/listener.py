@@ -24,6 +24,8 @@ class TaskListener(Model[list[Doc], list[Floats2d]]):
     grad_factor (float): Scales the gradient on its way to the encoder.
     layers (Union[str, List[int], None]): The layers to read. With None the output is the last
         layer, n x H for each doc; otherwise K layers, n x K x H.
+    attrs["shares"] (bool): Whether to read the shares of the token matrix instead of its rows. A
+        listener that does sends no gradient.
     task (str): The component of the listener, set by the encoder when it links the listener.
     sample (Dict[int, Doc]): The docs of a running `initialize`, by id. No encoder has read them,
         so the output for them is zeros. It is cleared when the listener is linked, which is the
@@ -38,7 +40,7 @@ class TaskListener(Model[list[Doc], list[Floats2d]]):
             forward,
             init=init,
             dims={"nO": None},
-            attrs={"grad_factor": grad_factor, "layers": layers},
+            attrs={"grad_factor": grad_factor, "layers": layers, "shares": False},
         )
         self.upstream_name = upstream_name
         self.task = ""
@@ -78,6 +80,8 @@ def forward(
     model: TaskListener, docs: list[Doc], is_train: bool
 ) -> tuple[list[Floats2d], Callable[[list[Floats2d]], list[Doc]]]:
     rows = require_rows(model, docs)
+    if model.attrs["shares"]:
+        rows = [row.shares for row in rows]
     layers, grad_factor = model.attrs["layers"], model.attrs["grad_factor"]
     outputs = [row.rows if layers is None else row.get_layers(layers) for row in rows]
     opened = rows[0].training_pass if rows else None
@@ -112,7 +116,8 @@ def make_zeros(model: TaskListener, doc: Doc) -> TokenRows:
         raise ValueError(Errors.M012.format(upstream=model.upstream_name, text=doc.text[:40]))
     layers = tuple(model.attrs["layers"] or ())
     zeros = get_ops(model).alloc2f(len(doc), model.get_dim("nO") * max(1, len(layers)))
-    return TokenRows(TokenMatrix(zeros, [len(doc)], layers), 0, len(doc))
+    matrix = TokenMatrix(zeros, [len(doc)], layers, shares=zeros)
+    return TokenRows(matrix, 0, len(doc))
 
 
 @checked("spacy-mtl.ConcatTok2Vec.v1")

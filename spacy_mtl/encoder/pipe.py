@@ -112,7 +112,7 @@ class SharedEncoder(ListenedTo, SavedPipe, TrainablePipe):  # type: ignore[misc]
                 self.find_listeners(nlp.get_pipe(name))
             self.sourced = [pipe for name, pipe in nlp.components if name in nlp.disabled]
         self.link_sourced()
-        self.balancer.check(self.listening_components)
+        self.balancer.check(self.tasks)
         self.balancer.load_state_dict(deepcopy(self._initial_state))
         self._named = self.get_names()
 
@@ -220,13 +220,13 @@ class SharedEncoder(ListenedTo, SavedPipe, TrainablePipe):  # type: ignore[misc]
             return losses
         self.check_initialized()
         self._follow_names()
-        self.balancer.check(self.listening_components)
+        self.balancer.check(self.tasks)
         self.ask_for_layers()
         set_dropout_rate(self.model, drop)
         output: Any = self.model.begin_update(docs)  # thinc's type hides the backward's
         matrix, backward = output
         tasks = {listener.id: listener.task for listener in self.all_listeners}
-        awaited = {listener.id for listener in self.listeners}
+        awaited = {own.id for task in self.tasks for own in self.listener_map[task]}
         opened = TrainingPass(matrix, backward, tasks, awaited, losses)
         rows = set_rows(docs, matrix, opened)
         stock.send_rows(self.listeners, docs, rows, opened)
@@ -281,7 +281,7 @@ class SharedEncoder(ListenedTo, SavedPipe, TrainablePipe):  # type: ignore[misc]
     def _update_when_complete(self, opened: TrainingPass, sgd: Optimizer) -> None:
         opened.optimizer = sgd
         # Stock heads add to the losses only after they have sent their gradient.
-        if {*self.listening_components} <= {head.name for head in self.heads}:
+        if {*self.tasks} <= {head.name for head in self.heads}:
             opened.on_complete = self.flush
 
     def _finish_update_if_pending(self) -> None:

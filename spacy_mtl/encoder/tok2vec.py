@@ -107,6 +107,7 @@ class Replacement:
             if left := [path for path, _ in get_listeners(block) if path != TOK2VEC]:
                 raise ValueError(Errors.M088.format(task=listener.task, paths=left))
         layers = model.attrs["layers"] = listener.attrs.get("layers")
+        shares = model.attrs["shares"] = listener.attrs.get("shares", False)
         split: Split
         if layers is not None:
             split = cast(Split, split_layers(listener.attrs["grad_factor"], layers))
@@ -114,6 +115,8 @@ class Replacement:
             split = split_rows(listener.attrs["grad_factor"])
         else:
             split = cast(Split, split_data())
+        if "shares" in split.attrs:
+            split.attrs["shares"] = shares
         return chain(model, split)
 
 
@@ -131,7 +134,8 @@ def get_listeners(config: object, path: str = TOK2VEC) -> Iterator[tuple[str, Se
 
 def split_rows(grad_factor: float) -> Model[TokenMatrix, list[Floats2d]]:
     """RETURNS (Model[TokenMatrix, List[Floats2d]]): A layer that returns the rows of each doc."""
-    return Model("split_rows", _split_rows_forward, attrs={"grad_factor": grad_factor})
+    attrs = {"grad_factor": grad_factor, "shares": False}
+    return Model("split_rows", _split_rows_forward, attrs=attrs)
 
 
 def _split_rows_forward(
@@ -141,21 +145,22 @@ def _split_rows_forward(
         d_matrix: Floats2d = model.attrs["grad_factor"] * get_ops(model).flatten(d_rows)
         return d_matrix
 
-    return [matrix.data[start:end] for start, end in matrix.bounds], backprop
+    data = matrix.share_rows.data if model.attrs["shares"] else matrix.data
+    return [data[start:end] for start, end in matrix.bounds], backprop
 
 
 def split_layers(grad_factor: float, layers: Layers) -> Model[TokenMatrix, list[Floats3d]]:
     """RETURNS (Model[TokenMatrix, List[Floats3d]]): A layer that returns K layers of each doc's
     rows, n x K x H.
     """
-    attrs = {"grad_factor": grad_factor, "layers": layers}
+    attrs = {"grad_factor": grad_factor, "layers": layers, "shares": False}
     return Model("split_layers", _split_layers_forward, attrs=attrs)
 
 
 def _split_layers_forward(
     model: Model[TokenMatrix, list[Floats3d]], matrix: TokenMatrix, is_train: bool
 ) -> tuple[list[Floats3d], Callable[[list[Floats3d]], Floats2d]]:
-    docs = matrix.doc_data
+    docs = (matrix.share_rows if model.attrs["shares"] else matrix).doc_data
     numbers = get_numbers(model.attrs["layers"], matrix.layers[-1])
 
     def backprop(d_docs: list[Floats3d]) -> Floats2d:

@@ -1,7 +1,7 @@
 """The token matrix, and the rows of each doc in it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,8 @@ class TokenMatrix:
         is only the last layer.
     encoder (Optional[ref[SharedTransformer]]): The encoder that computed the matrix.
     version (int): The version of the encoder's weights, as counted by its lock.
+    shares (Optional[Floats2d]): Other rows, as wide as those of `data`, whose mean over a doc is
+        the mean over the doc's wordpieces. None unless a listener reads them.
     """
 
     data: Floats2d
@@ -42,6 +44,7 @@ class TokenMatrix:
     layers: tuple[int, ...] = ()
     encoder: "Callable[[], SharedTransformer | None] | None" = None
     version: int = 0
+    shares: Floats2d | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -63,6 +66,15 @@ class TokenMatrix:
         after its last row.
         """
         return list(pairwise(offsets(self.lengths).tolist()))
+
+    @property
+    def share_rows(self) -> "TokenMatrix":
+        """RETURNS (TokenMatrix): The same matrix with the shares as its rows.
+        RAISES (ValueError): M171 if it has no shares.
+        """
+        if self.shares is None:
+            raise ValueError(Errors.M171)
+        return replace(self, data=self.shares)
 
     @property
     def doc_data(self) -> list["TokenRows"]:
@@ -95,6 +107,13 @@ class TokenRows:
     ) -> None:
         self.matrix, self.start, self.end = matrix, start, end
         self.training_pass, self.readers = training_pass, readers
+
+    @property
+    def shares(self) -> "TokenRows":
+        """RETURNS (TokenRows): The doc's rows in the matrix of shares.
+        RAISES (ValueError): M171 if the matrix has no shares.
+        """
+        return TokenRows(self.matrix.share_rows, self.start, self.end)
 
     @property
     def rows(self) -> Floats2d:
@@ -239,6 +258,21 @@ def renew_rows(docs: Iterable[Doc]) -> None:
     matrix = encoder.predict(found)
     for doc, rows, (start, end) in zip(found, old, matrix.bounds, strict=True):
         doc.user_data[KEY] = TokenRows(matrix, start, end, None, rows.readers)
+
+
+def check_lengths(docs: Iterable[Doc], name: str) -> None:
+    """Check that encoded docs still have the tokens that were encoded.
+
+    docs (Iterable[Doc]): The docs.
+    name (str): The component that reads the rows, for the message.
+    RAISES (ValueError): M078 if tokens have been merged or split since a doc was encoded.
+    """
+    for doc in docs:
+        rows = get_rows(doc)
+        n_rows = len(doc) if rows is None else rows.end - rows.start
+        if n_rows != len(doc):
+            text, n = doc.text[:40], len(doc)
+            raise ValueError(Errors.M078.format(text=text, n_rows=n_rows, n=n, name=name))
 
 
 def release(docs: Iterable[Doc], reader: int) -> None:

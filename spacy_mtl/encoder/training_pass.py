@@ -144,7 +144,7 @@ class TrainingPass:
     matrix (TokenMatrix): The output of the forward pass.
     backward (EncoderPass): The encoder's backward.
     tasks (Dict[int, str]): The component of each listener, by the listener's id.
-    awaited (Set[int]): The ids of the enabled listeners.
+    awaited (Set[int]): The ids of the enabled listeners that send gradients.
     losses (Dict[str, float]): spaCy's dict of the update's losses.
     optimizer (Optional[Optimizer]): Updates the encoder when the pass is closed, if one was given.
     """

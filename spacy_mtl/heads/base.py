@@ -371,14 +371,10 @@ class Head(SavedPipe, ScoredHead[Prediction], ABC, Generic[Scores, Prediction]):
 
     def check_tokens(self, docs: Iterable[Doc]) -> None:
         """RAISES (ValueError): M078 if tokens have been merged or split since a doc was encoded."""
-        from ..encoder.token_matrix import get_rows  # imports torch
+        from ..encoder.token_matrix import check_lengths  # imports torch
 
-        for doc in docs if self.reads_tokens else ():
-            rows = get_rows(doc)
-            n_rows = len(doc) if rows is None else rows.end - rows.start
-            if n_rows != len(doc):
-                text, n = doc.text[:40], len(doc)
-                raise ValueError(Errors.M078.format(text=text, n_rows=n_rows, n=n, name=self.name))
+        if self.reads_tokens:
+            check_lengths(docs, self.name)
 
     @isolated
     def predict(self, docs: Iterable[Doc]) -> Sequence[Prediction]:

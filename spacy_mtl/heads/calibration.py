@@ -2,6 +2,7 @@
 4.2.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeAlias
@@ -17,6 +18,7 @@ from .siblings import Prediction
 # For a temperature: the mean negative log-likelihood per labelled unit in nats, its derivative with
 # respect to 1 / temperature, and the number of labelled units.
 Likelihood: TypeAlias = Callable[[float], tuple[float, float, int]]
+LOWEST, HIGHEST = -80, 10  # the scores between which float32 tells probabilities apart
 
 
 class CalibratableHead(Head[Scores, Prediction], Generic[Scores, Prediction]):
@@ -58,6 +60,30 @@ class CalibratableHead(Head[Scores, Prediction], Generic[Scores, Prediction]):
         RETURNS (Tuple[Floats1d, Bools1d]): The probability of each prediction, P, and whether it is
             right, P.
         """
+
+
+class ThresholdHead(CalibratableHead[Scores, Prediction], Generic[Scores, Prediction]):
+    """A head that predicts a label from a probability on: the setting `threshold`. A probability is
+    the sigmoid of a score divided by the temperature.
+    """
+
+    def reset_state(self) -> None:
+        if self.temperature != 1:
+            self.set_temperature(1.0)  # moves the threshold too
+        super().reset_state()
+
+    def set_temperature(self, value: float) -> None:
+        """Change the temperature, and move the threshold with the probabilities, so that no
+        decision changes.
+        """
+        threshold = self.cfg["threshold"]
+        if 0 < threshold < 1:
+            score = self.temperature * math.log(threshold / (1 - threshold))
+            # A lower temperature would round all probabilities around the threshold to one value.
+            bound = max(score / HIGHEST, score / LOWEST)
+            value = max(value, min(bound, self.temperature))
+            self.cfg["threshold"] = 1 / (1 + math.exp(-score / value))
+        self.cfg["temperature"] = value
 
 
 def make_softmax_nll(allowed: Bools2d, scores: Floats2d) -> Likelihood:

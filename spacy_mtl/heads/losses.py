@@ -3,7 +3,7 @@
 A target that allows every label marks a unit without annotation. It adds nothing to the loss.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -126,6 +126,90 @@ def cross_entropy(
         weights, losses, p - target, log_allowed[:, 0], gold - p, is_right, row_weights
     )
     return loss, d_logits, n
+
+
+def joint_cross_entropy(
+    logits: Floats2d,
+    allowed: Bools2d,
+    groups: Sequence[slice],
+    *,
+    label_smoothing: float = 0.0,
+    weights: ExampleWeights | None = None,
+) -> tuple[float, Floats2d, int]:
+    """Compute the mean joint negative log-likelihood of several independent choices per row. The
+    loss of a row is the sum of the cross-entropies of its labelled groups of labels.
+
+    logits (Floats2d): The scores of R rows for C labels.
+    allowed (Bools2d): The label of each group that the annotation of each row allows, R x C. A
+        group with several allowed labels or none has no annotation, and adds nothing.
+    groups (Sequence[slice]): The columns of each group, in order. Their softmaxes are independent.
+    label_smoothing (float): Share of each target that is spread evenly over its group.
+    weights (Optional[ExampleWeights]): Selects and weights the labelled rows. The likelihood of a
+        row is that of all its gold labels, and its weight is their mean weight.
+    RETURNS (Tuple[float, Floats2d, int]): The mean over rows with a labelled group in nats, its
+        gradient R x C, and the number of these rows. With weights, only selected rows are counted.
+    """
+    xp = get_xp(logits)
+    d_logits: Floats2d = xp.zeros_like(logits)
+    known = find_known(allowed, groups)
+    rows = xp.flatnonzero(known.any(axis=1))
+    if not len(rows):
+        return 0.0, d_logits, 0
+    known = known[rows]
+    repeats = [group.stop - group.start for group in groups]
+    is_known = xp.repeat(known, repeats, axis=1)
+    gold = (allowed[rows] & is_known).astype(logits.dtype)
+    log_p, is_best = group_log_softmax(logits[rows], groups)
+    p = xp.exp(log_p) * is_known
+    even = is_known / xp.repeat(xp.asarray(repeats, dtype=logits.dtype), repeats)
+    target = (1 - label_smoothing) * gold + label_smoothing * even
+    losses = -(target * log_p).sum(axis=1)
+    if weights is None:
+        d_logits[rows] = (p - target) / len(rows)
+        return float(losses.mean()), d_logits, len(rows)
+    n_known = known.sum(axis=1)
+    loss, d_logits[rows], n = get_weighted_mean(
+        weights,
+        losses,
+        p - target,
+        (gold * log_p).sum(axis=1),
+        gold - p,
+        (gold * is_best).sum(axis=1) == n_known,
+        gold @ weights.class_weights / n_known,
+    )
+    return loss, d_logits, n
+
+
+def group_log_softmax(logits: Floats2d, groups: Sequence[slice]) -> tuple[Floats2d, Bools2d]:
+    """RETURNS (Tuple[Floats2d, Bools2d]): The logarithm of the softmax of each row and group of
+    columns, and whether each score is the highest of its group, both R x C.
+    """
+    xp = get_xp(logits)
+    repeats = [group.stop - group.start for group in groups]
+    top = xp.stack([logits[:, group].max(axis=1) for group in groups], axis=1)
+    shifted = logits - xp.repeat(top, repeats, axis=1)
+    sums = xp.exp(shifted) @ get_members(groups, logits)
+    log_p: Floats2d = shifted - xp.repeat(xp.log(sums), repeats, axis=1)
+    return log_p, shifted == 0
+
+
+def find_known(allowed: Bools2d, groups: Sequence[slice]) -> Bools2d:
+    """RETURNS (Bools2d): Whether each row has an annotation for each group of labels, R x G: one of
+    several labels is allowed.
+    """
+    members = get_members(groups, allowed)
+    known: Bools2d = (allowed.astype("f") @ members == 1) & (members.sum(axis=0) > 1)
+    return known
+
+
+def get_members(groups: Sequence[slice], like: object) -> Floats2d:
+    """RETURNS (Floats2d): 1 if a label belongs to a group, otherwise 0, C x G, on the device of
+    another array.
+    """
+    xp = get_xp(like)
+    repeats = [group.stop - group.start for group in groups]
+    members: Floats2d = xp.repeat(xp.eye(len(groups), dtype="f"), repeats, axis=0)
+    return members
 
 
 def binary_cross_entropy(

@@ -130,7 +130,7 @@ def summarize(run: Run, setting: str | None) -> RunSummary:
 
 def pick_scores(scores: Mapping[str, object]) -> dict[str, object]:
     """RETURNS (Dict[str, object]): The scores that the report shows, without missing ones."""
-    keys = {"speed", *(name for key in get_score_keys() for name in (key, f"{key}_desc"))}
+    keys = {"speed", *(name for key in get_score_keys(scores) for name in (key, f"{key}_desc"))}
     return {key: value for key, value in scores.items() if key in keys and value is not None}
 
 

@@ -11,7 +11,7 @@ from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
 from spacy.scorer import Scorer
 from spacy.training import Example
 
-from ..annotations import Comparison, find_layers
+from ..annotations import Comparison, find_main_layer
 from ..heads.base import Head
 from ..heads.calibration import CalibratableHead
 from ..loading import load_pipeline, read_examples
@@ -100,7 +100,7 @@ def read_answers(nlp: Language, task: str, examples: Sequence[Example]) -> TaskA
         one without a fixed set of labels.
     """
     pipe: object = nlp.get_pipe(task)
-    layer = next(iter(find_layers(nlp, task)), None)
+    layer = find_main_layer(nlp, task)
     if layer is None or layer.is_open or not isinstance(pipe, Pipe):
         return None
     known = list(pipe.labels)

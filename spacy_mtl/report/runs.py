@@ -1,6 +1,6 @@
 """Read the config, the log and the scores of runs, and group the runs by setting."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import TypedDict, cast
 import srsly
 from spacy.util import load_config
 
-from ..annotations import get_layers
+from ..annotations import find_scored_layers
 from ..errors import Errors, quote
 from ..types import Settings
 from .records import Curves
@@ -86,7 +86,7 @@ def read_run(path: Path, name: str) -> Run:
         config = load_config(models[0] / "config.cfg").interpolate()
     except Exception as error:
         raise ValueError(Errors.M204.format(name=models[0], error=error)) from error
-    log = read_log(find_file(path, "*.jsonl", ("step", "tasks")))
+    log = read_log(find_file(path, "*.jsonl", {"step", "tasks"}.intersection))
     scores, source = read_scores(path, log, models[0])
     return Run(
         name,
@@ -104,7 +104,7 @@ def read_run(path: Path, name: str) -> Run:
 
 def read_scores(folder: Path, log: Sequence[LogLine], model: Path) -> tuple[Settings, str]:
     """RETURNS (Tuple[Dict[str, Any], str]): The scores of a training run, and their source."""
-    metrics = find_file(folder, "*.json", get_score_keys())
+    metrics = find_file(folder, "*.json", find_score_keys)
     if metrics is not None:
         return read_metrics(metrics), metrics.name
     return read_best(log) if log else read_meta(model)
@@ -123,28 +123,34 @@ def read_metrics(path: Path) -> Settings:
         metrics = srsly.read_json(path)
     except ValueError as err:
         raise ValueError(Errors.M202.format(path=path, reason=err)) from err
-    keys = get_score_keys()
-    if not isinstance(metrics, dict) or metrics.keys().isdisjoint(keys):
-        raise ValueError(Errors.M202.format(path=path, reason=f"no score among {', '.join(keys)}"))
+    if not isinstance(metrics, dict) or not find_score_keys(metrics):
+        keys = ", ".join(get_score_keys(()))
+        raise ValueError(Errors.M202.format(path=path, reason=f"no score among {keys}"))
     return metrics
 
 
-def get_score_keys() -> list[str]:
-    """RETURNS (List[str]): The keys of all scores that a report shows, grouped by layer."""
-    return [k for layer in get_layers().values() for k in (layer.score_key, *layer.detail_keys)]
+def get_score_keys(found: Iterable[str]) -> list[str]:
+    """RETURNS (List[str]): The keys of all scores that a report shows, grouped by layer. The keys
+    that were found may add layers, such as other groups of spans.
+    """
+    layers = find_scored_layers(found)
+    return [key for layer in layers for key in (layer.score_key, *layer.detail_keys)]
 
 
-def get_main_keys() -> list[str]:
-    """RETURNS (List[str]): The key of the main score of each layer."""
-    return [layer.score_key for layer in get_layers().values()]
+def find_score_keys(keys: Iterable[str]) -> set[str]:
+    """RETURNS (Set[str]): The keys of scores that a report shows."""
+    return set(keys).intersection(get_score_keys(keys))
 
 
-def find_file(folder: Path, pattern: str, keys: Sequence[str]) -> Path | None:
+def find_file(
+    folder: Path, pattern: str, find_keys: Callable[[Iterable[str]], set[str]]
+) -> Path | None:
     """Find a JSON file by its content.
 
     folder (Path): The folder.
     pattern (str): The pattern of the file's name, such as "*.json".
-    keys (Sequence[str]): The first object in the file must have one of these keys.
+    find_keys (Callable): Returns the required keys among the keys of an object. The first object
+        in the file must have one.
     RETURNS (Optional[Path]): The file, if there is one.
     RAISES (ValueError): M232 if there are several.
     """
@@ -154,7 +160,7 @@ def find_file(folder: Path, pattern: str, keys: Sequence[str]) -> Path | None:
             first = next(read_objects(path), None)
         except ValueError:
             continue
-        if isinstance(first, dict) and not first.keys().isdisjoint(keys):
+        if isinstance(first, dict) and find_keys(first):
             found.append(path)
     if len(found) > 1:
         names = quote(path.name for path in found)

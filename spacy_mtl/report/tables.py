@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 
-from ..annotations import get_layers
+from ..annotations import find_scored_layers
 from .markdown import Bold, Table
 from .records import (
     Confusion,
@@ -95,7 +95,7 @@ def order_keys(runs: Sequence[Mapping[str, object]]) -> list[str]:
     in the scores of the runs.
     """
     order = list(dict.fromkeys(key for run in runs for key in run))
-    layers = [(layer.score_key, *layer.detail_keys) for layer in get_layers().values()]
+    layers = [(layer.score_key, *layer.detail_keys) for layer in find_scored_layers(order)]
     layers.sort(key=lambda keys: min((order.index(key) for key in keys if key in order), default=0))
     return [key for keys in layers for key in keys]
 

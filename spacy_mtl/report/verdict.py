@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from ..annotations import find_scored_layers
 from .records import Report, RunSummary, Transfer
-from .runs import get_main_keys
 from .tables import order_keys, show_p
 
 # The labels that a score is about. Scores of other packages' heads go by the name of the task.
@@ -11,6 +11,7 @@ NOUNS = {
     "tag_acc": "tags",
     "pos_acc": "parts of speech",
     "morph_acc": "morphological features",
+    "pos_morph_acc": "parts of speech with their features",
     "lemma_acc": "lemmas",
     "dep_las": "dependencies",
     "sents_f": "sentences",
@@ -131,10 +132,9 @@ def name_labels(record: Transfer, records: Sequence[Transfer]) -> str:
 def make_scores_sentence(runs: Sequence[RunSummary]) -> str:
     """RETURNS (str): The main scores of a run, or the best run for each main score."""
     parts = []
-    main_keys = get_main_keys()
-    for key in order_keys([run.scores for run in runs]):
-        if key not in main_keys:
-            continue
+    keys = order_keys([run.scores for run in runs])
+    main_keys = {layer.score_key for layer in find_scored_layers(keys)}
+    for key in [key for key in keys if key in main_keys]:
         scores = {
             run.name: value for run in runs if isinstance(value := run.scores.get(key), int | float)
         }

@@ -9,6 +9,7 @@ from spacy.language import Language
 from spacy.pipeline import Pipe
 from spacy.scorer import Scorer
 
+from ..annotations import find_layers, name_scores
 from ..balancing.early_stopping import EarlyStopping
 from ..contracts import ScoreListener, find_tasks
 from ..encoder.pipe import SharedEncoder
@@ -131,7 +132,8 @@ def find_keys(nlp: Language, given: Mapping[str, str]) -> dict[str, str]:
 
 def get_score_weights(nlp: Language, task: str) -> dict[str, float | None]:
     """RETURNS (Dict[str, Optional[float]]): The default weights of the scores of one task."""
-    weights = dict(nlp.get_pipe_meta(task).default_score_weights or {})
+    defaults = nlp.get_pipe_meta(task).default_score_weights
+    weights = name_scores(find_layers(nlp, task), defaults)
     pipe: object = nlp.get_pipe(task)
     if isinstance(pipe, Head) and pipe.siblings:
         return {f"{task}_{key}": weight for key, weight in weights.items()}

@@ -1,4 +1,4 @@
-"""Finds the best threshold of independent categories, among all possible ones."""
+"""Finds the best threshold of independent categories or spans, among all possible ones."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,21 @@ from typing import Any
 
 import numpy
 from spacy.language import Language
+from spacy.pipeline.spancat import SpanCategorizer
+from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
 from spacy.training import Example
 
+from ..annotations.spans import align_spans, get_place
+from ..corpora.scope import is_for
 from ..errors import Errors
 from ..heads.base import Head
+from ..heads.spancat.pipe import MultiTaskSpanCategorizer
 from ..types import Floats2d
 
-MACRO, MICRO = SCORES = ("cats_macro_f", "cats_micro_f")
+MACRO, MICRO = "cats_macro_f", "cats_micro_f"
+SPAN_PIPES = (SpanCategorizer, MultiTaskSpanCategorizer)
+LEAST = 0.01  # the least probability of spans to collect: there are too many below
+MISSED = -1.0  # instead of the probability of a gold span that is not among them
 
 
 @dataclass
@@ -20,7 +28,7 @@ class LabelThreshold:
     """The effect of thresholds on a label.
 
     label (str): The label.
-    support (int): The number of docs that have the label.
+    support (int): The number of docs or spans that have the label.
     best (Optional[float]): The best threshold for this label alone; None without support.
     f (Tuple[float, ...]): F at the threshold before, at the best threshold for all labels, and at
         the label's own best threshold.
@@ -67,6 +75,46 @@ def read_categories(
     return probabilities, numpy.where(numpy.isnan(gold), gold, gold > 0)
 
 
+def get_scores(pipe: object) -> tuple[str, ...]:
+    """RETURNS (Tuple[str, ...]): The scores that a threshold of the component can maximize, the
+    usual one first; none if the component has no threshold for independent labels.
+    """
+    settings = pipe.cfg if isinstance(pipe, SPAN_PIPES) else {}
+    if settings.get("threshold") is not None:
+        return (f"spans_{settings['spans_key']}_f",)
+    return (MACRO, MICRO) if isinstance(pipe, MultiLabel_TextCategorizer) else ()
+
+
+def read_spans(
+    examples: Iterable[Example], key: str, labels: Sequence[str]
+) -> tuple[Floats2d, Floats2d]:
+    """Read spans like categories. Each predicted or gold span is a unit with one known label.
+
+    examples (Iterable[Example]): The examples with their predictions.
+    key (str): The group of spans.
+    labels (Sequence[str]): The labels, L.
+    RETURNS (Tuple[Floats2d, Floats2d]): The predicted probability of each span and label, S x L,
+        MISSED for gold spans without a prediction; and the gold value, nan for other labels.
+    """
+    index, found = {label: i for i, label in enumerate(labels)}, []
+    for eg in examples:
+        if key not in eg.reference.spans:
+            continue
+        gold = {get_place(span) for span in eg.reference.spans[key]}
+        group = eg.predicted.spans.get(key, [])
+        scores = group.attrs["scores"] if len(group) else ()
+        answers: dict[tuple[int, int, str], float] = {}
+        for span, p in zip(group, scores, strict=True):
+            answers |= {item[:3]: float(p) for item in align_spans(eg, [span])}
+        places = [place for place in gold | answers.keys() if place[2] in index]
+        found += [(index[p[2]], answers.get(p, MISSED), p in gold) for p in places]
+    probabilities = numpy.zeros((len(found), len(labels)))
+    golds = numpy.full((len(found), len(labels)), numpy.nan)
+    for row, (label, p, is_gold) in enumerate(found):
+        probabilities[row, label], golds[row, label] = p, is_gold
+    return probabilities, golds
+
+
 def score_threshold(
     probabilities: Floats2d, gold: Floats2d, threshold: float, scores_key: str
 ) -> float:
@@ -78,7 +126,7 @@ def score_threshold(
     """
     yes = probabilities >= threshold
     counts = numpy.stack([yes & (gold == 1), yes & (gold == 0), ~yes & (gold == 1)]).sum(axis=1)
-    if scores_key == MICRO:
+    if scores_key != MACRO:
         counts = counts.sum(axis=1, keepdims=True)
     right, wrong, missed = counts
     return float((2 * right / numpy.maximum(2 * right + wrong + missed, 1)).mean())
@@ -89,15 +137,14 @@ def find_threshold(probabilities: Floats2d, gold: Floats2d, scores_key: str) -> 
 
     probabilities (Floats2d): The predicted probability of each doc and label, N x L.
     gold (Floats2d): The gold values: 1 or 0, nan where they are missing, N x L.
-    scores_key (str): "cats_macro_f", the mean of the labels' F, or "cats_micro_f", F of all
-        predictions.
+    scores_key (str): "cats_macro_f", the mean of the labels' F; otherwise F of all predictions.
     RETURNS (float): The threshold. Among equally good thresholds it is the middle of the widest gap
         between two probabilities.
     """
     known = ~numpy.isnan(gold)
     p, is_right, column = probabilities[known], gold[known] == 1, known.nonzero()[1]
     n_columns = gold.shape[1]
-    if scores_key == MICRO:
+    if scores_key != MACRO:
         column, n_columns = numpy.zeros_like(column), 1
     # For each label, from its highest probability down: the gain in F by one more prediction.
     order = numpy.lexsort((-p, column))
@@ -113,38 +160,75 @@ def find_threshold(probabilities: Floats2d, gold: Floats2d, scores_key: str) -> 
     order = numpy.argsort(-p, kind="stable")
     p, scores = p[order], numpy.cumsum(gains[order]) / n_columns
     is_last = numpy.r_[p[1:] < p[:-1], True]
+    is_last &= p > MISSED
     p, scores = p[is_last], scores[is_last]
+    if not len(p):
+        return 0.5
     below = numpy.r_[p[1:], 0.0]
     best = numpy.lexsort((p - below, scores.round(12)))[-1]
     return float((p[best] + below[best]) / 2)
 
 
-def find_thresholds(
-    nlp: Language, examples: Sequence[Example], name: str, scores_key: str = MACRO
-) -> Thresholds:
-    """Find the best threshold of a component with independent categories.
+def read_answers(
+    nlp: Language, examples: Sequence[Example], name: str, least: float
+) -> tuple[Floats2d, Floats2d]:
+    """Run a pipeline, and read the answers of a component.
 
     nlp (Language): The pipeline. It runs over the examples once.
     examples (Sequence[Example]): The examples. Their predicted docs are annotated.
     name (str): The component.
-    scores_key (str): The score to maximize, as in `find_threshold`.
-    RETURNS (Thresholds): The best threshold, with scores.
-    RAISES (ValueError): M083 if no doc has any of the categories.
+    least (float): The least probability of spans.
+    RETURNS (Tuple[Floats2d, Floats2d]): The result of `read_categories` or `read_spans`.
     """
-    for _ in nlp.pipe(eg.predicted for eg in examples):
-        pass
     pipe: Any = nlp.get_pipe(name)
+    has_spans, before = isinstance(pipe, SPAN_PIPES), pipe.cfg["threshold"]
+    try:
+        if has_spans:
+            pipe.cfg["threshold"] = least
+        for _ in nlp.pipe(eg.predicted for eg in examples):
+            pass
+    finally:
+        pipe.cfg["threshold"] = before
+    if has_spans:
+        examples = [
+            eg for eg in examples if not isinstance(pipe, Head) or is_for(eg.reference, name)
+        ]
+        return read_spans(examples, pipe.key, pipe.labels)
     if isinstance(pipe, Head):
         examples = [own for eg in examples if (own := pipe.isolate(eg)) is not None]
-    probabilities, gold = read_categories(examples, pipe.labels)
+    return read_categories(examples, pipe.labels)
+
+
+def find_thresholds(
+    nlp: Language, examples: Sequence[Example], name: str, scores_key: str | None = None
+) -> Thresholds:
+    """Find the best threshold of a component with independent categories or spans.
+
+    nlp (Language): The pipeline. It runs over the examples once.
+    examples (Sequence[Example]): The examples. Their predicted docs are annotated.
+    name (str): The component.
+    scores_key (Optional[str]): The score to maximize, one of `get_scores`; None for the first.
+    RETURNS (Thresholds): The best threshold, with scores.
+    RAISES (ValueError): M083 if no doc has any of the labels, M113 for another score.
+    """
+    pipe: Any = nlp.get_pipe(name)
+    scores_key = scores_key or get_scores(pipe)[0]
+    if scores_key not in get_scores(pipe):
+        choices = list(get_scores(pipe))
+        raise ValueError(
+            Errors.M113.format(value=scores_key, option="--scores-key", choices=choices)
+        )
+    before = pipe.cfg["threshold"]
+    least = min(LEAST, before) if isinstance(pipe, SPAN_PIPES) else 0.0
+    probabilities, gold = read_answers(nlp, examples, name, least)
     if not (gold == 1).any():
         raise ValueError(Errors.M083.format(name=name))
-    before, best = pipe.cfg["threshold"], find_threshold(probabilities, gold, scores_key)
+    best = max(find_threshold(probabilities, gold, scores_key), least)
     labels = []
     for i, label in enumerate(pipe.labels):
         column = probabilities[:, [i]], gold[:, [i]]
         support = int((column[1] == 1).sum())
-        own = find_threshold(*column, scores_key) if support else None
+        own = max(find_threshold(*column, scores_key), least) if support else None
         f = [score_threshold(*column, t, scores_key) for t in (before, best, own) if t is not None]
         labels.append(LabelThreshold(label, support, own, tuple(f)))
     score = [score_threshold(probabilities, gold, t, scores_key) for t in (before, best)]

@@ -13,7 +13,15 @@ from spacy.scorer import Scorer
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 
-from spacy_mtl.annotations import AnnotationLayer, get_layers, spans, tokens, trees
+from spacy_mtl.annotations import (
+    AnnotationLayer,
+    find_scored_layers,
+    get_layers,
+    name_scores,
+    spans,
+    tokens,
+    trees,
+)
 from spacy_mtl.annotations.categories import Categories
 from spacy_mtl.annotations.spans import Entities, SpanGroups
 from spacy_mtl.annotations.tokens import Tags
@@ -331,3 +339,36 @@ def test_keys() -> None:
     used = {key for layer in LAYERS.values() for key in (layer.score_key, *layer.detail_keys)}
     assert used <= known | {"sents_f"}
     assert {layer.comparison_key for layer in LAYERS.values()} <= known
+
+
+def test_one_group_of_spans() -> None:
+    """A layer of one group leaves the others alone."""
+    doc = Doc(spacy.blank("en").vocab, words=["a", "b", "c"])
+    doc.spans["x"] = [Span(doc, 0, 2, "A"), Span(doc, 1, 2, "B")]
+    doc.spans["y"] = [Span(doc, 0, 1, "C")]
+    layer = SpanGroups("x")
+    assert layer.name == "spans_x"
+    assert (layer.score_key, *layer.detail_keys) == ("spans_x_f", "spans_x_p", "spans_x_r")
+    assert layer.get_labels(doc) == ["A", "B"] and layer.find_joined(doc) == {1}
+    assert layer.read_gold(Example(doc.copy(), doc)) == {"x": [(0, 2, "A"), (1, 2, "B")]}
+    target = Doc(doc.vocab, words=["a", "b", "c"])
+    layer.copy(doc, target)
+    assert [*target.spans] == ["x"] and layer.is_annotated(target)
+    assert layer.get_answer(target) == layer.get_answer(doc)
+    layer.remove_labels(doc, {"A", "C"})
+    assert [len(doc.spans[key]) for key in "xy"] == [1, 1]
+    layer.strip(doc)
+    assert [*doc.spans] == ["y"] and not layer.is_annotated(doc)
+    assert layer.compare(Example(target, doc), ["A"]) is None
+    assert SpanGroups("y").compare(Example(target, doc), ["C"]) == ({(0, 1, "C", -1)}, set())
+
+
+def test_scores_of_groups_of_spans() -> None:
+    keys = ["tag_acc", "spans_a_f", "spans_a_p", "spans_b_c_f", "ents_f"]
+    found = [layer.score_key for layer in find_scored_layers(keys)]
+    assert {"spans_a_f", "spans_b_c_f", "ents_f", "tag_acc"} < {*found}
+    assert "spans_sc_f" not in found
+    assert "spans_sc_f" in [layer.score_key for layer in find_scored_layers(["ents_f"])]
+    defaults = {"spans_sc_f": 1.0, "speed": None}
+    assert name_scores([SpanGroups("a")], defaults) == {"spans_a_f": 1.0, "speed": None}
+    assert name_scores([SpanGroups()], defaults) == defaults

@@ -97,8 +97,10 @@ def make_doc(nlp: Language, mood: str = "glad") -> Doc:
         ("senter", ["sents"]),
         ("trainable_lemmatizer", ["lemmas"]),
         ("entity_linker", ["links", "ents"]),
-        ("spancat", ["spans"]),
+        ("spancat", ["spans_sc"]),
+        ("mtl_spancat", ["spans_sc"]),
         ("merge_entities", []),
+        ("mtl_vectors", []),
     ],
 )
 def test_layers_of_a_component(factory: str, names: list[str]) -> None:

@@ -429,3 +429,32 @@ def test_wrong_trees(tmp_path, heads, reason):
         (doc,) = read(tmp_path, text, skip_errors=True)
     assert [token.lemma_ for token in doc] == ["a", "b"]
     assert not doc.has_annotation("DEP")
+
+
+def test_all_mentions_as_spans(tmp_path: Path) -> None:
+    """Nested and unnamed mentions are spans. Entities stay, and undeclared documents have none."""
+    news, vlog = read(tmp_path, GUM, spans="sc")
+    assert [(span.text, span.label_) for span in news.spans["sc"]] == [
+        ("Duke University of York", "person"),
+        ("University", "place"),
+        ("York", "place"),
+        ("They", "person"),
+        ("Anna", "person"),
+        ("Rome", "place"),
+    ]
+    assert ents(news) == ents(read(tmp_path, GUM)[0])
+    assert not vlog.spans
+    (empty,) = read(tmp_path, f"{ENTITY}\n{rows('a')}", spans="sc")
+    assert len(empty.spans["sc"]) == 0
+
+
+def test_mentions_beside_tags_of_entities(tmp_path: Path) -> None:
+    """No warning says that they are unread."""
+    text = f"{ENTITY}\n" + rows("Rome", misc=("NER=B-LOC|Entity=(1-place-new-Rome)",))
+    (doc,) = read(tmp_path, text, spans="m")
+    assert [span.label_ for span in (*doc.ents, *doc.spans["m"])] == ["LOC", "place"]
+
+
+def test_spans_need_declared_fields(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"M136.*--spans"):
+        read(tmp_path, rows("a"), spans="sc")

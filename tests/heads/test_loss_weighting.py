@@ -18,6 +18,8 @@ from thinc.api import NumpyOps, compounding
 from spacy_mtl.heads.loss_weighting import create_unit_loss_v1
 from spacy_mtl.heads.losses import ExampleWeights, binary_cross_entropy, cross_entropy
 
+HEADS = ["tagger", "ner", "textcat", "textcat_multilabel"]
+
 WEIGHTS = numpy.array([1.0, 3.0, 0.5, 0.0], dtype="f")
 ONES = numpy.ones(4, dtype="f")
 WEIGHTINGS = [
@@ -26,7 +28,6 @@ WEIGHTINGS = [
         [0.0, 0.5, 2.0], [1.0, 0.4], [False, True], [ONES, WEIGHTS]
     )
 ]
-HEADS = ["tagger", "ner", "textcat", "textcat_multilabel"]
 EVERYTHING = {"gamma": 2.0, "keep": 0.5, "only_wrong": True, "class_weights": "balanced"}
 
 

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from spacy_mtl.heads.losses import (
+    ExampleWeights,
     binary_cross_entropy,
     cross_entropy,
+    find_known,
+    joint_cross_entropy,
     log_softmax,
     one_hot,
     sigmoid,
@@ -195,3 +198,64 @@ def test_order_of_rows_does_not_matter(logits, allowed, labelled, order):
     assert again[0] == pytest.approx(loss, rel=1e-12, abs=1e-12)
     assert (again[1] == gradient[order]).all()
     assert again[2] == n
+
+
+# Joint choices
+
+GROUPS = [slice(0, 3), slice(3, 4), slice(4, 8)]
+
+
+def make_joint(seed: int = 0) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """RETURNS (Tuple[Floats2d, Bools2d]): Scores, and masks with missing groups and rows."""
+    random = numpy.random.default_rng(seed)
+    labels = random.integers(-1, [3, 1, 4], size=(7, 3))
+    labels[2] = -1
+    masks = [one_hot(own, n, numpy) for own, n in zip(labels.T, [3, 1, 4], strict=True)]
+    return random.normal(size=(7, 8)), numpy.concatenate(masks, axis=1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_joint_loss_is_the_sum_over_groups(smoothing):
+    logits, allowed = make_joint()
+    known = torch.tensor(find_known(allowed, GROUPS))
+
+    def expected(x: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for i, group in enumerate(GROUPS):
+            own = x[known[:, i], group]
+            gold = torch.tensor(allowed[known[:, i], group].argmax(axis=1))
+            total += F.cross_entropy(own, gold, label_smoothing=smoothing, reduction="sum")
+        return total / known.any(dim=1).sum()
+
+    result = joint_cross_entropy(logits, allowed, GROUPS, label_smoothing=smoothing)
+    assert_same(result, get_torch_loss(logits, expected), n=int(known.any(dim=1).sum()))
+    assert not result[1][2].any() and not known[:, 1].any()
+
+
+def test_joint_loss_of_one_group():
+    logits, labels = make_logits(), one_hot([1, -1, 3, 0, -1, 2], 4, numpy)
+    classes = numpy.array([1.0, 2.0, 0.5, 3.0], dtype="f")
+    for weights in (None, ExampleWeights(2.0, 0.7, False, classes)):
+        joint = joint_cross_entropy(logits, labels, [slice(0, 4)], weights=weights)
+        alone = cross_entropy(logits, labels, weights=weights)
+        assert (joint[0], joint[2]) == (pytest.approx(alone[0]), alone[2])
+        numpy.testing.assert_allclose(joint[1], alone[1], atol=1e-7)
+
+
+@pytest.mark.parametrize("only_wrong", [False, True])
+def test_weighted_joint_gradient_is_the_slope(only_wrong):
+    logits, allowed = make_joint(1)
+    weights = ExampleWeights(2.0, 0.8, only_wrong, numpy.linspace(0.5, 2.0, 8))
+
+    def loss(x: numpy.ndarray) -> tuple[float, Any, int]:
+        return joint_cross_entropy(x, allowed, GROUPS, label_smoothing=0.1, weights=weights)
+
+    assert loss(logits)[0] > 0
+    slopes = get_slopes(lambda x: loss(x)[0], logits)
+    numpy.testing.assert_allclose(loss(logits)[1], slopes, atol=1e-6)
+
+
+def test_joint_loss_without_labels():
+    logits, _ = make_joint()
+    loss, gradient, n = joint_cross_entropy(logits, numpy.ones((7, 8), dtype=bool), GROUPS)
+    assert (loss, n, gradient.any()) == (0.0, 0, False)

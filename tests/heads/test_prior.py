@@ -9,7 +9,7 @@ import numpy
 import pytest
 import spacy
 import srsly
-from conftest import CATS, ENTS, TAGS, make_examples, make_gold
+from conftest import CATS, ENTS, HEADS, TAGS, make_examples, make_gold
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
@@ -19,8 +19,6 @@ from spacy_mtl.heads.losses import sigmoid, softmax
 from spacy_mtl.heads.ner.crf import TransitionScores, forward_backward
 from spacy_mtl.heads.ner.tagging import make_chain
 from spacy_mtl.heads.prior import count_masks, get_log_odds, get_log_shares
-
-HEADS = ["tagger", "ner", "textcat", "textcat_multilabel"]
 
 
 def get_output(nlp: Language, head: str, param: str = "b") -> numpy.ndarray:

@@ -23,16 +23,21 @@ from spacy_mtl.training.logger import create_progress_logger_v1
 from spacy_mtl.training.scoreboard import find_keys
 from spacy_mtl.training.thresholds import find_thresholds
 
-KINDS = ["tagger", "ner", "textcat", "textcat_multilabel"]
+KINDS = ["tagger", "morphologizer", "ner", "textcat", "textcat_multilabel"]
 # For each kind the labels of two heads, and one that they have in common.
 LABELS = {
     "tagger": (["NNP", "VBD", "."], ["NN", "VBD", "DT"]),
+    "morphologizer": (
+        ["POS=PROPN", "POS=VERB", "Tense=Past", "_"],
+        ["POS=NOUN", "POS=VERB", "Number=Sing", "Number=Plur", "_"],
+    ),
     "ner": (["PERSON", "DATE"], ["PLACE", "ORG", "DATE"]),
     "textcat": (["travel", "food"], ["sport", "technology", "food"]),
     "textcat_multilabel": (["travel", "food"], ["sport", "technology", "food"]),
 }
 KEYS = {
     "tagger": "tag_acc",
+    "morphologizer": "morph_acc",
     "ner": "ents_f",
     "textcat": "cats_score",
     "textcat_multilabel": "cats_score",
@@ -298,7 +303,9 @@ def test_the_report_reads_own_answers(
         answers = found.tasks[name].docs
         labels = set(nlp.get_pipe(name).labels)  # type: ignore[attr-defined]
         assert any(answers[own]) and sum(map(bool, answers)) == sum(map(bool, answers[own]))
-        assert {item.label for answer in answers if answer for item in answer.predicted} <= labels
+        predicted = {item.label for answer in answers if answer for item in answer.predicted}
+        layer = nlp.get_pipe(name).layer  # type: ignore[attr-defined]
+        assert {part for label in predicted for part in layer.split_label(label)} <= labels
 
 
 def test_calibration_and_thresholds_read_own_docs(make_pair: Callable[..., Language]) -> None:

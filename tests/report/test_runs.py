@@ -3,6 +3,7 @@
 import pytest
 import srsly
 
+from spacy_mtl.report.content import pick_scores
 from spacy_mtl.report.runs import (
     Run,
     check_same_dev,
@@ -16,6 +17,7 @@ from spacy_mtl.report.runs import (
     read_metrics,
     read_run,
 )
+from spacy_mtl.report.tables import make_table
 
 CONFIG = """
 [paths]
@@ -334,3 +336,12 @@ def test_bad_metrics(tmp_path, text, code, part):
 def test_folder_is_not_a_score_file(tmp_path):
     with pytest.raises(ValueError, match="M201"):
         read_metrics(tmp_path)
+
+
+def test_scores_of_another_group_of_spans(tmp_path):
+    """A file whose only scores are those of such a group."""
+    metrics = {"token_acc": 1.0, "spans_mentions_f": 0.5}
+    folder = make_folder(tmp_path / "a", metrics=metrics)
+    assert read_metrics(folder / "metrics.json") == metrics
+    assert "spans_mentions_f" in make_table(["a"], [metrics]).header
+    assert pick_scores(metrics) == {"spans_mentions_f": 0.5}

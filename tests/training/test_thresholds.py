@@ -9,7 +9,6 @@ from spacy.training import Example
 from spacy_mtl.training.thresholds import (
     MACRO,
     MICRO,
-    SCORES,
     LabelThreshold,
     find_threshold,
     find_thresholds,
@@ -19,6 +18,7 @@ from spacy_mtl.training.thresholds import (
 )
 
 NAN = numpy.nan
+SCORES = (MACRO, MICRO)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from spacy.tokens import Doc
 from thinc.api import torch2xp
 
 from ...errors import Warnings
+from ...types import Floats1d
 from ..host import isolated
 from ..layer_mix import get_numbers
 from ..runtime.base import Forward, Part
@@ -20,7 +21,7 @@ from ..token_matrix import TokenMatrix
 from .backward import EncoderPass
 from .batches import Batch, get_batches, group_calls, halve, plan_call, share, to_device
 from .weights import get_dtype
-from .wordpieces import Wordpieces
+from .wordpieces import Wordpieces, share_pieces
 
 if TYPE_CHECKING:
     from .transformer import SharedTransformer
@@ -131,9 +132,15 @@ class Encoding:
         is_train = self.is_train
         with torch.inference_mode(not is_train), torch.set_grad_enabled(is_train):
             pooled = pool(self.hidden.requires_grad_(is_train), self.pieces).float()
+            shares = self._pool_shares() if self.model.attrs["shares"] else None
         data: Any = torch2xp(pooled.detach())
-        matrix = TokenMatrix(data, self.lengths, self.layers, ref(self.model), self.version)
+        encoder = ref(self.model)
+        matrix = TokenMatrix(data, self.lengths, self.layers, encoder, self.version, shares)
         return matrix, EncoderPass(pooled, self.hidden, self.parts, self.module, self.runtime)
+
+    def _pool_shares(self) -> Any:
+        pieces, weights = share_pieces(self.pieces, self.lengths)
+        return torch2xp(pool(self.hidden.detach().float(), pieces, weights))
 
 
 def join_states(output: Any, layers: Sequence[int]) -> torch.Tensor:
@@ -149,11 +156,14 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def pool(hidden: torch.Tensor, pieces: Wordpieces) -> torch.Tensor:
-    """RETURNS (torch.Tensor): The mean over each token's wordpieces, N x H."""
+def pool(hidden: torch.Tensor, pieces: Wordpieces, weights: Floats1d | None = None) -> torch.Tensor:
+    """RETURNS (torch.Tensor): The mean over each token's wordpieces, N x H. With a weight for each
+    match of a token and a wordpiece, their weighted sum.
+    """
     return torch.nn.functional.embedding_bag(
         to_device(pieces.pieces, hidden.device),
         hidden,
         to_device(pieces.starts, hidden.device),
-        mode="mean",
+        mode="mean" if weights is None else "sum",
+        per_sample_weights=None if weights is None else to_device(weights, hidden.device),
     )

@@ -88,6 +88,7 @@ class SharedTransformer(Model[list[Doc], TokenMatrix]):
                 "alignment": STOCK if alignment == "auto" else alignment,
                 "max_batch_items": 4096,
                 "layers": None,  # the layers that listeners read, if not only the last one
+                "shares": False,  # whether a listener reads the shares of wordpieces
                 "has_transformer": False,
                 "set_transformer": set_transformer,
             },

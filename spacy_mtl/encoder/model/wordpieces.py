@@ -1,7 +1,7 @@
 """Tokenizes spans of docs to wordpieces and aligns these to tokens, vectorized over the batch."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, repeat
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
@@ -14,7 +14,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from ...concurrency import make_lock
-from ...types import Ints1d, Ints2d
+from ...types import Floats1d, Ints1d, Ints2d
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -92,6 +92,61 @@ def get_wordpieces(
         found, pieces = found[order], pieces[order]
     counts = numpy.bincount(found, minlength=firsts[-1])
     return Wordpieces(read.ids, cut(read.lengths, max_length), pieces, offsets(counts)[:-1])
+
+
+def share_pieces(pieces: Wordpieces, lengths: Sequence[int]) -> tuple[Wordpieces, Floats1d]:
+    """Divide each wordpiece equally between its tokens. Of "don't", the tokens "do" and "n't" may
+    share the wordpiece "don". A wordpiece of white space, which has no token, goes to the token
+    after it.
+
+    pieces (Wordpieces): The wordpieces.
+    lengths (Sequence[int]): Tokens per doc.
+    RETURNS (Tuple[Wordpieces, Floats1d]): The wordpieces, and a weight for each match of a token
+        and a wordpiece. The sums over each token's wordpieces, with these weights, are rows whose
+        mean over a doc is the mean over the doc's wordpieces.
+    """
+    n_tokens = len(pieces.starts)
+    sizes = numpy.diff(pieces.starts, append=len(pieces.pieces))
+    tokens, found = numpy.repeat(numpy.arange(n_tokens), sizes), pieces.pieces
+    lost, owners = find_owners(pieces, tokens)
+    if len(lost):
+        tokens, found = numpy.append(tokens, owners), numpy.append(found, lost)
+        order = numpy.argsort(tokens, kind="stable")
+        tokens, found = tokens[order], found[order]
+    shares = 1 / numpy.bincount(found, minlength=1)[found]
+    docs = numpy.repeat(numpy.arange(len(lengths)), lengths)[tokens]
+    n_pieces = numpy.bincount(docs, shares, minlength=len(lengths))
+    scales = numpy.array(lengths) / numpy.maximum(n_pieces, 1)
+    starts = offsets(numpy.bincount(tokens, minlength=n_tokens))[:-1]
+    return replace(pieces, pieces=found, starts=starts), (shares * scales[docs]).astype("f")
+
+
+def find_owners(pieces: Wordpieces, tokens: Ints1d) -> tuple[Ints1d, Ints1d]:
+    """Find tokens for wordpieces without one: the token of the next wordpiece in the sequence, or
+    of the last one before.
+
+    tokens (Ints1d): The token of each match in `pieces.pieces`.
+    RETURNS (Tuple[Ints1d, Ints1d]): The positions of the wordpieces in `pieces.ids`, and the token
+        of each. Sequences without any token are left out.
+    """
+    has_token = numpy.zeros(len(pieces.ids) + 1, dtype="bool")
+    has_token[pieces.pieces] = True
+    lost = numpy.flatnonzero(~has_token[:-1])
+    order = numpy.argsort(pieces.pieces, kind="stable")
+    matched = pieces.pieces[order]
+    if not len(lost) or not len(matched):
+        return lost[:0], lost[:0]
+    after = numpy.searchsorted(matched, lost)
+    best = numpy.full(len(lost), -1)
+    for near in (after - 1, after):
+        is_near = (near >= 0) & (near < len(matched))
+        near = numpy.where(is_near, near, 0)
+        of_piece, of_match = (
+            numpy.searchsorted(pieces.bounds, place, side="right")
+            for place in (lost, matched[near])
+        )
+        best = numpy.where(is_near & (of_piece == of_match), near, best)
+    return lost[best >= 0], tokens[order[best[best >= 0]]]
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """`mtl_textcat` and `mtl_textcat_multilabel`: categories of docs, in `doc.cats`."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -21,7 +20,7 @@ from ...encoder.host import isolated
 from ...errors import Warnings
 from ...types import Bools1d, Bools2d, Floats1d, Floats2d, Ints2d, Settings, get_ops
 from ..base import show_as
-from ..calibration import CalibratableHead, Likelihood
+from ..calibration import CalibratableHead, Likelihood, ThresholdHead
 from ..classifier import ClassifierHead
 from ..loss_weighting import LossWeighting
 from ..losses import binary_cross_entropy, sigmoid, softmax
@@ -60,8 +59,6 @@ SCORE_WEIGHTS = {
     "cats_f_per_type": None,
     "cats_auc_per_type": None,
 }
-
-LOWEST, HIGHEST = -80, 10  # the scores between which float32 tells probabilities apart
 
 
 class CategoryHead(CalibratableHead[Floats2d, Floats1d]):
@@ -185,7 +182,7 @@ class MultiTaskTextCategorizer(  # type: ignore[misc]
 
 
 class MultiTaskMultiLabelTextCategorizer(  # type: ignore[misc]
-    CategoryHead, MultiLabel_TextCategorizer
+    CategoryHead, ThresholdHead[Floats2d, Floats1d], MultiLabel_TextCategorizer
 ):
     """Predicts independent categories of a doc. spaCy's text categorizer is a base class for
     `isinstance`.
@@ -197,24 +194,6 @@ class MultiTaskMultiLabelTextCategorizer(  # type: ignore[misc]
 
     def to_probabilities(self, scores: Floats2d) -> Floats2d:
         return sigmoid(scores)
-
-    def reset_state(self) -> None:
-        if self.temperature != 1:
-            self.set_temperature(1.0)  # moves the threshold too
-        super().reset_state()
-
-    def set_temperature(self, value: float) -> None:
-        """Change the temperature, and move the threshold with the probabilities, so that no
-        decision changes.
-        """
-        threshold = self.cfg["threshold"]
-        if 0 < threshold < 1:
-            score = self.temperature * math.log(threshold / (1 - threshold))
-            # A lower temperature would round all probabilities around the threshold to one value.
-            bound = max(score / HIGHEST, score / LOWEST)
-            value = max(value, min(bound, self.temperature))
-            self.cfg["threshold"] = 1 / (1 + math.exp(-score / value))
-        self.cfg["temperature"] = value
 
     def get_targets(self, examples: Sequence[Example]) -> tuple[Floats2d, Bools2d]:
         """RETURNS (Tuple[Floats2d, Bools2d]): 1 for each category that a doc has, otherwise 0, and
