@@ -13,7 +13,7 @@ that its memory can be measured. The results file keeps all results, and a secon
 the missing runs. Other arguments override the config, as for `spacy train`.
 """
 
-from runs import SINGLE, Contender, compare, weigh_tasks
+from runs import TASKS, Contender, compare, make_single, weigh_tasks
 
 WEIGHTED = {
     "tuned": Contender(weigh_tasks(1.0, 3.0, 0.2)),
@@ -28,7 +28,12 @@ WEIGHTED = {
     ),
 }
 STOCK = Contender(config="stock.cfg", rate="training.optimizer.learn_rate.initial_rate")
-CONTENDERS = {"stock": STOCK, "ours": Contender(), **WEIGHTED, **SINGLE}
+CONTENDERS = {
+    "stock": STOCK,
+    "ours": Contender(),
+    **WEIGHTED,
+    **make_single(TASKS, Contender().config),
+}
 
 if __name__ == "__main__":
     compare(__doc__, CONTENDERS, "metrics/accuracy.jsonl")

@@ -9,7 +9,7 @@ all tasks together, on separate corpora with as many updates and words of its ow
 others.
 """
 
-from runs import SINGLE, Contender, compare, weigh_tasks
+from runs import TASKS, Contender, compare, make_single, weigh_tasks
 
 BALANCERS = {
     "plain": "StaticWeights",
@@ -27,7 +27,7 @@ CONTENDERS = {
         name: Contender({"components.transformer.balancer": {"@misc": f"spacy-mtl.{method}.v1"}})
         for name, method in BALANCERS.items()
     },
-    **SINGLE,
+    **make_single(TASKS, Contender().config),
 }
 
 if __name__ == "__main__":

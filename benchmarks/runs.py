@@ -1,6 +1,6 @@
 """Runs training processes on the same batches and compares their scores.
 
-Shared by accuracy.py, balancing.py and ablation.py.
+Shared by accuracy.py, balancing.py, ablation.py and ud.py.
 """
 
 import argparse
@@ -18,14 +18,27 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-SCORES = {"tagger": "tag_acc", "ner": "ents_f", "textcat": "cats_score"}
+# The scores of each task, the main one first.
+SCORES = {
+    "tagger": ["tag_acc"],
+    "ner": ["ents_f"],
+    "textcat": ["cats_score"],
+    "morphologizer": ["pos_acc", "morph_acc"],
+    "lemmatizer": ["lemma_acc"],
+    "parser": ["dep_las", "dep_uas", "sents_f"],
+}
+TASKS = ["tagger", "ner", "textcat"]
+UD_TASKS = ["tagger", "morphologizer", "lemmatizer", "parser"]
 # The corpora of each setting, with the tasks that they have labels for.
 SETTINGS = {
-    "gum": {"gum": [*SCORES]},
-    "ewt": {"ewt": [*SCORES]},
+    "gum": {"gum": TASKS},
+    "ewt": {"ewt": TASKS},
     "snips": {"snips": ["ner", "textcat"]},
     "separate": {"ewt": ["tagger"], "gum": ["ner"], "clinc": ["textcat"]},
+    "gum-ud": {"gum": UD_TASKS},
+    "ewt-ud": {"ewt": UD_TASKS},
 }
+SINGLE = "single"  # the row of the models for one task
 # The settings of corpora.train that say how often each corpus is drawn.
 SAMPLING = ("sampling", "temperature", "unit")
 
@@ -56,8 +69,9 @@ def weigh_tasks(tagger: float, ner: float, textcat: float) -> dict[str, Any]:
     }
 
 
-# One model per task. The table has one row for all of them.
-SINGLE = {f"single-{task}": Contender(task=task) for task in SCORES}
+def make_single(tasks: Iterable[str], config: str) -> dict[str, Contender]:
+    """RETURNS (Dict[str, Contender]): One model per task. The table has one row for all of them."""
+    return {f"{SINGLE}-{task}": Contender(task=task, config=config) for task in tasks}
 
 
 def compare(
@@ -170,7 +184,8 @@ def run(args: argparse.Namespace, contender: Contender, job: dict[str, Any]) -> 
                 path = args.data / f"{name}_{part}"
                 path = cut(path, job["evaluate"]) if job["evaluate"] else path
                 found = nlp.evaluate(list(Corpus(path.with_suffix(".spacy"))(nlp)))
-                scores |= {f"{part}_{SCORES[task]}": found[SCORES[task]] for task in tasks}
+                keys = chain(*(SCORES[task] for task in tasks))
+                scores |= {f"{part}_{key}": found[key] for key in keys}
     return {
         **job,
         "seconds": round(seconds, 1),
@@ -208,7 +223,7 @@ def make_config(folder: Path, contender: Contender, job: dict[str, Any]) -> Any:
     corpora = get_corpora(job["setting"], contender.task)
     tasks = [*chain(*corpora.values())]
     keep_tasks(config, tasks)
-    config["training"]["score_weights"] = {SCORES[task]: 1 / len(tasks) for task in tasks}
+    config["training"]["score_weights"] = {SCORES[task][0]: 1 / len(tasks) for task in tasks}
     mixed = {name: corpora.get(name, []) for name in SETTINGS[job["setting"]]}
     config["corpora"]["train"] = train_corpus(folder, mixed, job["seed"], job["limit"])
     config["corpora"]["dev"] = {**read_corpus(folder / f"{next(iter(corpora))}_dev"), "limit": 8}
@@ -303,7 +318,7 @@ def get_corpora(setting: str, task: str = "") -> dict[str, list[str]]:
 
 def get_row(name: str) -> str:
     """RETURNS (str): The row of a contender in the table."""
-    return "single" if name in SINGLE else name
+    return SINGLE if name.startswith(f"{SINGLE}-") else name
 
 
 def get_dev_mean(result: dict) -> float:
@@ -327,7 +342,8 @@ def table(results: list[dict], tasks: list[str], against: str = "") -> str:
     """RETURNS (str): A Markdown table of means and standard deviations over the seeds, in points.
     In parentheses is the mean difference to the contender `against` with the same seeds.
     """
-    scores = [f"{part}_{SCORES[task]}" for part in ("dev", "test") for task in tasks]
+    keys = [*chain(*(SCORES[task] for task in tasks))]
+    scores = [f"{part}_{key}" for part in ("dev", "test") for key in keys]
     scores.append("test_mean")
     costs = ["minutes", "words_per_second", "peak_gb"]
     groups: dict[str, dict[int, list[dict]]] = {}
