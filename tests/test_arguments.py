@@ -13,7 +13,7 @@ import pytest
 import spacy
 import torch
 from spacy.language import Language
-from spacy.tokens import Doc
+from spacy.tokens import Doc, Span
 from spacy.training import Example
 from thinc.api import Model
 
@@ -99,9 +99,11 @@ def get_required(name: str) -> dict[str, Any]:
 def make_examples() -> list[Example]:
     words = TEXT.split()
     tags, ents = list("NVPN."), ["B-X", "O", "O", "O", "O"]
-    starts = [True, False, False, True, False]
-    annotation: dict[str, Any] = {"tags": tags, "ents": ents, "sent_starts": starts}
-    golds = [Doc(NLP.vocab, words=words, lemmas=words, **annotation) for _ in range(2)]
+    annotation: dict[str, Any] = {"heads": [0, 0, 0, 3, 3], "deps": ["R", "x", "x", "R", "x"]}
+    annotation |= {"tags": tags, "ents": ents, "lemmas": words}
+    golds = [Doc(NLP.vocab, words=words, **annotation) for _ in range(2)]
+    for gold in golds:
+        gold.spans["sc"] = [Span(gold, 0, 2, "X")]
     for doc, cats in zip(golds, [{"x": 1.0, "y": 0.0}, {"x": 0.0, "y": 1.0}], strict=True):
         doc.cats = cats
     return [Example(Doc(NLP.vocab, words=words), gold) for gold in golds]
@@ -140,6 +142,8 @@ def use(entry: Any, found: Any) -> Iterator[Any]:
     elif isinstance(found, Model) and found.name not in (
         "transformer",
         "task-transformer-listener",
+        "parser_head",
+        "spancat_head",
     ):
         examples = make_examples()
         docs = [eg.predicted for eg in examples]
