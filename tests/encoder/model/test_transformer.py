@@ -459,7 +459,7 @@ def test_two_threads_learn_what_one_does(
     assert gradients.keys() == exact.keys() and len(exact) > 10
     largest = max(float(gradient.abs().max()) for gradient in exact.values())
     for name, gradient in exact.items():
-        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6 * largest)
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=5e-6 * largest)
 
 
 def watch(make: Callable, seen: list[int]) -> Callable:
