@@ -203,10 +203,12 @@ class Head(SavedPipe, ScoredHead[Prediction], ABC, Generic[Scores, Prediction]):
     def label_data(self) -> Settings:
         """RETURNS (Dict[str, Any]): The labels, and for each output of the model the number of
         labelled units with and without it, as `init labels` writes and `initialize` reads them:
-        {"labels": ["a", "b"], "counts": {"a": [3, 1], "b": [1, 3]}}. A loaded head has no
+        {"labels": ["a", "b"], "counts": [["a", 3, 1], ["b", 1, 3]]}. A loaded head has no
         counts.
         """
-        return {"labels": list(self.labels), "counts": deepcopy(self.counts)}
+        # A config loses keys such as ":" or "[a]", but no items of lists.
+        counts = [[name, *pair] for name, pair in self.counts.items()]
+        return {"labels": list(self.labels), "counts": counts}
 
     def add_label(self, label: str) -> int:
         """Add a label, before the model is initialized.
@@ -262,9 +264,9 @@ class Head(SavedPipe, ScoredHead[Prediction], ABC, Generic[Scores, Prediction]):
         counts: dict[str, list[int]] = {}
         if isinstance(labels, Mapping):
             entry = f"initialize.components.{self.name}.labels"
-            pairs = labels.get("counts", {})
-            pairs = check_type(pairs, dict[str, tuple[int, int]], f"{entry}.counts")
-            counts = {name: [*pair] for name, pair in pairs.items()}
+            rows = labels.get("counts", [])
+            rows = check_type(rows, list[tuple[str, int, int]], f"{entry}.counts")
+            counts = {name: [*pair] for name, *pair in rows}
             labels = check_type(labels.get("labels"), list[str], f"{entry}.labels")
         for label in self.find_labels(get_examples) if labels is None else labels:
             self.add_label(label)

@@ -6,14 +6,15 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from thinc.api import Ops
 
-from ..arguments import Range, checked
+from ..arguments import Range, check, checked
 from ..errors import Errors
 from ..schedule import Schedule
 from .losses import ExampleWeights
 
 NAME = "spacy-mtl.UnitLoss.v1"
 KEPT = Range(0, 1, above=True)
-ClassWeights: TypeAlias = dict[str, Annotated[float, Range()]] | Literal["balanced"] | None
+Weight: TypeAlias = Annotated[float, Range()]
+ClassWeights: TypeAlias = dict[str, Weight] | list[Any] | Literal["balanced"] | None
 
 
 class LossWeighting:
@@ -23,12 +24,16 @@ class LossWeighting:
     """
 
     def __init__(
-        self, gamma: float, keep: object, only_wrong: bool, class_weights: ClassWeights
+        self,
+        gamma: float,
+        keep: object,
+        only_wrong: bool,
+        class_weights: dict[str, float] | Literal["balanced"],
     ) -> None:
         self.gamma = gamma
         self.keep = Schedule(keep, partial(KEPT.check, NAME, "keep"))
         self.only_wrong = only_wrong
-        self.class_weights = {} if class_weights is None else class_weights
+        self.class_weights = class_weights
 
     def get_weights(self, step: int, class_weights: Sequence[float], ops: Ops) -> ExampleWeights:
         """Get the weights for one update.
@@ -72,12 +77,32 @@ def create_unit_loss_v1(
         the head's updates. See Shrivastava et al. (2016), "Training Region-based Object Detectors
         with Online Hard Example Mining". With `only_wrong` it is a share of the wrong units.
     only_wrong (bool): Whether to select only units whose best label is wrong.
-    class_weights (Optional[Union[Dict[str, float], str]]): Weights by label, 1 by default. For
-        entities the classes are the entity types and "O". With several categories the weight is
-        that of a positive category; a negative one has the weight 1. "balanced" computes them at
-        initialization: units / (classes * units of the class), and with several categories
-        negatives / positives. They are saved with the head.
-    RAISES (ValueError): M058 for an argument out of range. M038, when the head is initialized, for
+    class_weights (Optional[Union[Dict[str, float], List[Tuple[str, float]], str]]): Weights by
+        label, 1 by default: {"NN": 2.0}, or [["NN", 2.0]] for labels that a config cannot have as
+        keys, such as those with ":", "=" or "[". For entities the classes are the entity types and
+        "O". With several categories the weight is that of a positive category; a negative one has
+        the weight 1. "balanced" computes them at initialization: units / (classes * units of the
+        class), and with several categories negatives / positives. They are saved with the head.
+    RAISES (ValueError): M058 for an argument out of range, or for weights without a label, which a
+        config leaves of such keys. M038, when the head is initialized, for
         a label that the head does not have.
     """
-    return LossWeighting(gamma, keep, only_wrong, class_weights)
+    return LossWeighting(gamma, keep, only_wrong, read_class_weights(class_weights))
+
+
+def read_class_weights(weights: ClassWeights) -> dict[str, float] | Literal["balanced"]:
+    """RETURNS (Union[Dict[str, float], str]): The weights by label, or "balanced".
+    RAISES (ValueError): M058 for a list of other items than pairs, or for weights without a label.
+    """
+    if weights is None or weights == "balanced":
+        return weights or {}
+    pairs = list(weights.items()) if isinstance(weights, dict) else weights
+    if not pairs or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        allowed = 'null, "balanced", or a list of pairs such as [["NN", 2.0]]'
+        message = Errors.M058.format(
+            function=NAME, name="class_weights", value=weights, allowed=allowed
+        )
+        raise ValueError(message)
+    found: dict[str, float] = dict(pairs)
+    check(NAME, "class_weights", found, dict[str, Weight])
+    return found

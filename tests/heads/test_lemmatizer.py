@@ -228,7 +228,7 @@ def test_labels_of_init_labels(make_nlp, tmp_path: Path):
     """Labels and counts are read from a file, when the examples have no lemmas."""
     data = make_head(make_nlp).get_pipe("lemmatizer").label_data
     assert data["labels"] == [KEEP, LOWER, NO_S]
-    assert data["counts"][NO_S] == [3, 6]
+    assert [NO_S, 3, 6] in data["counts"]
     srsly.write_json(tmp_path / "labels.json", data)
     nlp = make_nlp("lemmatizer", initialize=False)
     reader = {"@readers": "spacy.read_labels.v1", "path": str(tmp_path / "labels.json")}

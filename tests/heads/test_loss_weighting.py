@@ -13,6 +13,7 @@ from conftest import CATS, make_examples
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
+from spacy.util import load_config, load_model_from_config
 from thinc.api import NumpyOps, compounding
 
 from spacy_mtl.heads.loss_weighting import create_unit_loss_v1
@@ -167,6 +168,8 @@ def test_a_schedule_moves_on_and_ends():
         {"keep": iter([0.0])},
         {"keep": iter([])},
         {"class_weights": "even"},
+        {"class_weights": {}},  # a config drops the keys that it cannot hold
+        {"class_weights": [["a", 1.0, 2]]},
         {"class_weights": {"a": -1.0}},
         {"class_weights": {"a": True}},
     ],
@@ -266,6 +269,22 @@ def test_a_class_of_no_weight_is_not_learned(make, head):
     # Only the absent categories are left, and no present one moves the bias.
     expected = -numpy.log(4 / 5) if head == "textcat_multilabel" else 0.0
     assert losses[head] == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_and_counts_of_labels_that_are_no_keys(make_nlp, tmp_path):
+    """Pairs keep the edits of lemmas, which contain brackets, in saved configs."""
+    labels = make_nlp("lemmatizer").get_pipe("lemmatizer").label_data
+    pairs = [[label, 2.0] for label in labels["labels"]]
+    loss = {"@misc": "spacy-mtl.UnitLoss.v1", "class_weights": pairs}
+    nlp = make_nlp("lemmatizer", config={"lemmatizer": {"loss": loss}}, initialize=False)
+    nlp.config["initialize"]["components"]["lemmatizer"] = {"labels": labels}
+    nlp.config.to_disk(tmp_path / "config.cfg")
+    config = load_config(tmp_path / "config.cfg")
+    loaded = load_model_from_config(config, auto_fill=True)
+    loaded.initialize(lambda: make_examples_of(loaded, "tagger"))
+    head = loaded.get_pipe("lemmatizer")
+    assert head.cfg["class_weights"] == dict(pairs)
+    assert head.label_data == labels
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -156,11 +156,11 @@ def test_labels_without_counts(
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"labels": ["NN"], "counts": {"VB": [1, 2]}}, r"M170.*'tagger'.*'NN', 'VB'"),
-        ({"labels": ["NN"], "counts": {"NN": [1]}}, r"M049.*tagger\.labels\.counts\.NN"),
-        ({"labels": ["NN"], "counts": {"NN": [1, -2]}}, r"M049.*tagger\.labels\.counts\.NN"),
+        ({"labels": ["NN"], "counts": [["VB", 1, 2]]}, r"M170.*'tagger'.*'NN', 'VB'"),
+        ({"labels": ["NN"], "counts": [["NN", 1]]}, r"M049.*tagger\.labels\.counts\[0\]"),
+        ({"labels": ["NN"], "counts": [["NN", 1, -2]]}, r"M049.*tagger\.labels\.counts\[0\]"),
         ({"labels": "NN"}, r"M049.*tagger\.labels\.labels"),
-        ({"counts": {}}, r"M049.*tagger\.labels\.labels"),
+        ({"counts": []}, r"M049.*tagger\.labels\.labels"),
     ],
 )
 def test_wrong_label_data(make_nlp: Callable[..., Language], data: Any, message: str) -> None:

@@ -154,7 +154,7 @@ def test_bias_is_the_share_of_starts(make_nlp):
 def test_labels_of_init_labels(make_nlp):
     """The counts give the bias when the examples have no labels."""
     data = make_nlp("senter").get_pipe("senter").label_data
-    assert data == {"labels": ["I", "S"], "counts": {"I": [29, 1], "S": [1, 29]}}
+    assert data == {"labels": ["I", "S"], "counts": [["I", 29, 1], ["S", 1, 29]]}
     nlp = make_nlp("senter", initialize=False)
     nlp.config["initialize"]["components"]["senter"] = {"labels": data}
     nlp.initialize(lambda: make_examples(nlp, "tagger"))

@@ -74,7 +74,7 @@ def test_labels(nlp: Language) -> None:
 def test_bias_gives_the_shares_of_values(nlp: Language) -> None:
     head = get_head(nlp)
     n = sum(map(len, POS))
-    counts = head.label_data["counts"]
+    counts = head.counts
     n_past = sum("Tense=Past" in morph for morphs in MORPHS for morph in morphs)
     assert counts["Tense/Past"] == [n_past, n - n_past]
     bias = head.model.get_ref("output_layer").get_param("b")
@@ -198,7 +198,7 @@ def test_class_weights(make_nlp: Make) -> None:
     """Balanced weights give all values of an attribute the same total."""
     nlp = make_nlp(NAME, config={NAME: {"loss": {**UNIT_LOSS, "class_weights": "balanced"}}})
     head = get_head(nlp)
-    weights, counts = head.cfg["class_weights"], head.label_data["counts"]
+    weights, counts = head.cfg["class_weights"], head.counts
     for field, group in head.attributes.groups.items():
         totals = [weights[name] * counts[name][0] for name in head.get_outputs()[group]]
         assert totals == pytest.approx([sum(map(len, POS)) / len(totals)] * len(totals)), field
