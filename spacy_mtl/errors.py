@@ -598,6 +598,20 @@ class Errors(metaclass=_WithCodes):
         '"counts" from the file.'
     )
 
+    # M29x custom attributes, relations, numbers, pairs
+    M290 = (
+        "Another package has registered the custom attribute `doc._.{name}` with a default value, "
+        "a getter or a method. Rename that one, as spacy-mtl stores its annotation there."
+    )
+    M291 = (
+        "The number '{name}' of the doc {text!r} is {value!r}. Give a finite number, or None if it "
+        "is missing."
+    )
+    M292 = (
+        "'{name}' cannot learn from {start} to {end} of the doc {text!r}, a relation of a span to "
+        "itself. Remove it."
+    )
+
     # M171 to M179 vectors
     M171 = (
         "A component with pooling = 'wordpieces' reads docs that were encoded while it was "
@@ -719,6 +733,11 @@ class Warnings(metaclass=_WithCodes):
     W130 = (
         "{path}: --names {names} has no effect, as the file has no such labels that are numbers. "
         "Leave it out, or correct the key."
+    )
+    W141 = (
+        "'{name}' cannot find {n} of {total} gold relations: both spans must be {source}, with at "
+        "most {distance} tokens between them. Labels: {labels}. Raise max_distance, or add the "
+        "spans."
     )
     W220 = (
         "'{task}' cannot learn labels that are in dev but not in train: {labels}. Add training "

@@ -37,6 +37,9 @@ from tokenizers import (
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from spacy_mtl.annotations.documents import write_numbers
+from spacy_mtl.annotations.relations import Relation, set_relations
+from spacy_mtl.annotations.spans import copy_span
 from spacy_mtl.cli.init_config import get_heads
 from spacy_mtl.encoder.model import transformer as encoder_model
 from spacy_mtl.encoder.model.backward import EncoderPass
@@ -125,13 +128,30 @@ SPANS = [
     [(2, 5, "THING"), (4, 5, "PLACE")],
     [(0, 1, "NAME"), (0, 1, "PERSON")],
 ]
+# The spans of relations, and the relations as their numbers and labels.
+ARGUMENTS = [
+    [(0, 2, "PERSON"), (4, 5, "PLACE"), (6, 7, "DATE")],
+    [(0, 3, "THING"), (4, 6, "ORG")],
+    [(0, 1, "PERSON"), (2, 3, "THING"), (4, 5, "PLACE")],
+    [(0, 1, "PERSON"), (2, 4, "DATE")],
+]
+RELATIONS = [
+    [(0, 1, "visits"), (0, 2, "is there on")],
+    [(1, 0, "makes")],
+    [(0, 1, "eats"), (0, 2, "visits")],
+    [],
+]
+NUMBERS = [{"length": 8.0, "mood": 1.0}, {"length": 10.0}, {"mood": -2.0}, {"length": 7.0}]
 SPECIAL = {
     "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
     "roberta": ["<s>", "<pad>", "</s>", "<unk>"],
     "albert": ["<pad>", "<unk>", "[CLS]", "[SEP]"],
 }
 # Settings of heads for a few texts.
-SMALL: dict[str, dict[str, Any]] = {"mtl_lemmatizer": {"min_tree_freq": 1}}
+SMALL: dict[str, dict[str, Any]] = {
+    "mtl_lemmatizer": {"min_tree_freq": 1},
+    "mtl_relation": {"spans_key": "arguments"},
+}
 TASKS = ("tagger", "ner", "textcat")
 PLAIN_SUM = {"@misc": "spacy-mtl.StaticWeights.v1"}
 # Each family's kind of tokenizer, and what its config calls the usual sizes.
@@ -294,6 +314,20 @@ def make_gold(vocab: Any, i: int, tasks: Collection[str] = TASKS) -> Doc:
         doc.spans["sc"] = [Span(doc, *span) for span in SPANS[i]]
     if {"textcat", "textcat_multilabel"} & {*tasks}:
         doc.cats = {cat: float(cat == CATS[i]) for cat in CATS}
+    if "relation" in tasks:
+        doc.spans["arguments"] = [Span(doc, *span) for span in ARGUMENTS[i]]
+        spans = [span[:2] for span in ARGUMENTS[i]]
+        set_relations(doc, [Relation(spans[a], spans[b], label) for a, b, label in RELATIONS[i]])
+    if "regression" in tasks:
+        write_numbers(doc, NUMBERS[i].items())
+    return doc
+
+
+def make_predicted(gold: Doc) -> Doc:
+    """Make a doc without annotation, except the spans that relations are found between."""
+    doc = Doc(gold.vocab, words=[token.text for token in gold])
+    if "arguments" in gold.spans:
+        doc.spans["arguments"] = [copy_span(span, doc, 0) for span in gold.spans["arguments"]]
     return doc
 
 
@@ -304,7 +338,7 @@ def make_examples(nlp: Language, *tasks: str) -> list[Example]:
     own = [nlp.get_pipe_config(name)["factory"] for name in nlp.pipe_names]
     named = tasks or (*TASKS, *(factory.removeprefix("mtl_") for factory in own))
     golds = [make_gold(nlp.vocab, i, named) for i in range(4)]
-    return [Example(Doc(nlp.vocab, words=[t.text for t in gold]), gold) for gold in golds]
+    return [Example(make_predicted(gold), gold) for gold in golds]
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ def get_required(name: str) -> dict[str, Any]:
     heads |= {"mtl_textcat_multilabel": "TextCat", "mtl_morphologizer": "Tagger"}
     heads |= {"mtl_senter": "Tagger", "mtl_lemmatizer": "Tagger"}
     heads |= {"mtl_parser": "Parser", "mtl_spancat": "SpanCat"}
+    heads |= {"mtl_relation": "Relation", "mtl_regression": "TextCat"}
     if name in heads:
         defaults = Language.get_factory_meta(name).default_config
         settings = {k: v for k, v in defaults.items() if k not in ("model", "scorer")}
@@ -80,6 +81,7 @@ def get_required(name: str) -> dict[str, Any]:
         "spacy-mtl.TaggerHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.NerHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.ParserHead.v1": lambda: {"tok2vec": embed()},
+        "spacy-mtl.RelationHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.SpanCatHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.TextCatHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.TokenVectors.v1": lambda: {"tok2vec": embed()},
@@ -144,6 +146,7 @@ def use(entry: Any, found: Any) -> Iterator[Any]:
         "task-transformer-listener",
         "parser_head",
         "spancat_head",
+        "relation_head",
     ):
         examples = make_examples()
         docs = [eg.predicted for eg in examples]

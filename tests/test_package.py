@@ -25,6 +25,7 @@ STAGES = [
     *("errors", "smoke_test", "extras", "arguments", "files", "types", "concurrency", "schedule"),
     *("storage", "wheels", "compat", "pretrained", "weights", "loading", "contracts"),
     *(
+        "attributes",
         "annotations",
         "card",
         "corpora",
@@ -113,7 +114,9 @@ def resolves(entry: EntryPoint) -> bool:
     namespace, _, kind = entry.group.partition("_")
     if kind == "factories":
         names = {"mtl_lemmatizer": "trainable_lemmatizer"}
-        names |= {name: name for name in ("mtl_transformer", "mtl_vectors")}
+        # Components that no command of spaCy knows.
+        own = ("mtl_transformer", "mtl_vectors", "mtl_relation", "mtl_regression")
+        names |= {name: name for name in own}
         shown = names.get(entry.name, entry.name.removeprefix("mtl_"))
         return spacy.blank("en").get_factory_meta(entry.name).factory == shown
     if entry.group.startswith(OWN):

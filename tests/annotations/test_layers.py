@@ -18,14 +18,18 @@ from spacy_mtl.annotations import (
     find_scored_layers,
     get_layers,
     name_scores,
+    relations,
     spans,
     tokens,
     trees,
 )
 from spacy_mtl.annotations.categories import Categories
+from spacy_mtl.annotations.documents import SCORES, Numbers
+from spacy_mtl.annotations.relations import Relation, get_relations, set_relations
 from spacy_mtl.annotations.spans import Entities, SpanGroups
 from spacy_mtl.annotations.tokens import Tags
 from spacy_mtl.annotations.trees import Sentences, Trees
+from spacy_mtl.heads.relation.scorer import score_relations
 
 VOCAB = spacy.blank("en").vocab
 LAYERS = get_layers()
@@ -55,6 +59,10 @@ def make_full() -> Doc:
     doc.cats = {"pets": 1.0, "cars": 0.0}
     doc.spans["sc"] = [Span(doc, 0, 2, "FACT", kb_id="Q3", span_id="b"), Span(doc, 3, 6, "FACT")]
     doc.spans["none"] = []
+    set_relations(
+        doc, [Relation((0, 1), (3, 5), "FEARS", 0.5), Relation((3, 5), (0, 2), "CHASES", 0.75)]
+    )
+    SCORES.write(doc, {"size": 2.5, "age": None})
     return doc
 
 
@@ -79,6 +87,8 @@ def test_labels() -> None:
         "links": ["Q1", "Q2", "Q2"],
         "cats": ["pets"],
         "spans": ["FACT", "FACT"],
+        "relations": ["FEARS", "CHASES"],
+        "scores": ["size"],
     }
 
 
@@ -146,6 +156,7 @@ def test_copies_to_a_part() -> None:
     assert found["ents"] == [(0, 8, "DOG")] and found["links"] == ["Q2", "Q2", ""]
     assert found["spans"] == {"sc": [(0, 13, "FACT")], "none": []}
     assert found["cats"] == {"pets": 1.0, "cars": 0.0}
+    assert found["relations"] == [] and found["scores"] == {"size": 2.5, "age": None}
     assert [[t.text for t in sent] for sent in target.sents] == [WORDS[3:]]
 
 
@@ -166,6 +177,7 @@ def test_stripped_trees_leave_no_children() -> None:
 
 def test_removed_labels() -> None:
     labels = {"NNS", "NOUN", "Number=Plur", "dog", "nsubj", "DOG", "Q2", "pets", "FACT"}
+    labels |= {"FEARS", "size"}
     found = {}
     for name, layer in LAYERS.items():
         layer.remove_labels(doc := make_full(), labels)
@@ -181,6 +193,8 @@ def test_removed_labels() -> None:
         "links": ["Q1"],
         "cats": [],
         "spans": [],
+        "relations": ["CHASES"],
+        "scores": None,
     }
     Sentences().remove_labels(doc := make_full(), {"S"})
     assert not Sentences().is_annotated(doc)
@@ -210,12 +224,14 @@ def test_answers_after_tokens_have_been_merged() -> None:
     assert [ent.text for ent in doc.ents] == ["Cats", "Big dogs"]
     assert [span.text for span in doc.spans["sc"]] == ["Cats sleep", "Big dogs bark"]
     assert doc.cats == {"pets": 1.0, "cars": 0.0}
+    assert get_relations(doc) == [((0, 1), (3, 4), "FEARS", 0.5), ((3, 4), (0, 2), "CHASES", 0.75)]
     assert not any(doc.has_annotation(attr) for attr in ("TAG", "DEP", "LEMMA"))
 
 
 def test_where_a_cut_would_split_a_span() -> None:
     found = {name: layer.find_joined(make_full()) for name, layer in LAYERS.items()}
     expected = {name: set[int]() for name in LAYERS} | {"ents": {4}, "spans": {1, 4, 5}}
+    expected["relations"] = {1, 2, 3, 4}  # from "Cats" to "dogs"
     assert found == expected
 
 
@@ -224,7 +240,7 @@ def test_where_a_cut_would_split_a_span() -> None:
 
 @pytest.fixture
 def always_align(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (tokens, trees, spans):
+    for module in (tokens, trees, spans, relations):
         monkeypatch.setattr(module, "has_same_tokens", lambda example: False)
 
 
@@ -256,6 +272,11 @@ def test_gold_for_other_tokens() -> None:
     assert labels == ["nsubj", None, "amod", "nsubj", "nsubj", "ROOT"]
     assert found["spans"] == {"sc": [(2, 6, "FACT")], "none": []}
     assert found["cats"] == {"pets": 1.0, "cars": 0.0}
+    assert found["relations"] == [
+        ((0, 1), (2, 5), "FEARS", 0.5),
+        ((2, 5), (0, 2), "CHASES", 0.75),
+    ]
+    assert found["scores"] == {"size": 2.5}
 
 
 @given(st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=6))
@@ -280,6 +301,7 @@ def corrupt(generator: numpy.random.Generator) -> Doc:
     labels = [str(generator.choice(["CAT", "DOG"])) for _ in WORDS]
     doc.ents = [Span(doc, 0, 1, labels[0], kb_id="Q1"), Span(doc, 3, 5, labels[1], kb_id="Q9")]
     doc.spans["sc"] = [Span(doc, 0, 2, labels[2]), Span(doc, 3, 6, "FACT"), Span(doc, 1, 6, "X")]
+    set_relations(doc, [Relation((0, 1), (3, 5), labels[0]), Relation((3, 5), (0, 2), "CHASES")])
     return doc
 
 
@@ -297,6 +319,7 @@ def score(examples: list[Example]) -> Iterator[tuple[str, float]]:
         getter=lambda doc, attr: doc.spans["sc"],
         allow_overlap=True,
     ).items()
+    yield from score_relations(examples).items()
 
 
 def test_comparisons_sum_up_to_the_scores() -> None:
@@ -304,7 +327,7 @@ def test_comparisons_sum_up_to_the_scores() -> None:
     examples = [Example(corrupt(generator), make_full()) for _ in range(8)]
     scores = {key.replace("__", "_"): value for key, value in score(examples)}
     for layer in LAYERS.values():
-        if isinstance(layer, Categories):
+        if isinstance(layer, Categories | Numbers):
             continue
         pairs = [pair for eg in examples if (pair := layer.compare(eg, [])) is not None]
         right = sum(len(gold & found) for gold, found in pairs)
@@ -336,6 +359,8 @@ def test_keys() -> None:
         for factory in [*factories, "entity_linker", "textcat", "spancat"]
         for key in nlp.get_factory_meta(factory).default_score_weights
     }
+    for factory in ("mtl_relation", "mtl_regression"):
+        known |= nlp.get_factory_meta(factory).default_score_weights.keys()
     used = {key for layer in LAYERS.values() for key in (layer.score_key, *layer.detail_keys)}
     assert used <= known | {"sents_f"}
     assert {layer.comparison_key for layer in LAYERS.values()} <= known

@@ -1,0 +1,41 @@
+"""Custom attributes of docs that heads write, such as `doc._.relations`.
+
+spaCy loads the factories of all installed packages when it makes a pipeline, also in the processes
+of `n_process`. Their modules import this one, so the attributes exist wherever there is a pipeline.
+A value is plain data, which DocBin, `Doc.to_json` and pickling keep.
+"""
+
+from typing import Any
+
+from spacy.tokens import Doc
+
+from .errors import Errors
+
+
+class CustomAttribute:
+    """An attribute of docs, `doc._.NAME`, that is None until it is set.
+
+    name (str): The name.
+    RAISES (ValueError): M290 if it is registered already as a property or method, or with a default
+        value.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        # Where spaCy keeps the values of custom attributes. Its type says that keys are strings.
+        self._key: Any = ("._.", name, None, None)
+        if not Doc.has_extension(name):
+            Doc.set_extension(name, default=None)
+        elif Doc.get_extension(name) != (None, None, None, None):
+            raise ValueError(Errors.M290.format(name=name))
+
+    def read(self, doc: Doc) -> Any:
+        """RETURNS: The value, None if it was never set."""
+        return doc.user_data.get(self._key)
+
+    def write(self, doc: Doc, value: object) -> None:
+        """Set the value, or remove it if it is None."""
+        if value is None:
+            doc.user_data.pop(self._key, None)
+        else:
+            doc.user_data[self._key] = value
