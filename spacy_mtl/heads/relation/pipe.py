@@ -81,8 +81,8 @@ class MultiTaskRelationExtractor(ThresholdHead[Factors, list[Relation]]):
         """RETURNS (Dict[str, Any]): The labels, the types of spans, their pairs, and the counts of
         candidates, as `init labels` writes and `initialize` reads them.
         """
-        types = {key: self.cfg[key] for key in ("types", "type_pairs")}
-        return {**super().label_data, **types}
+        pairs = [[*pair] for pair in self.cfg["type_pairs"]]
+        return {**super().label_data, "types": self.cfg["types"], "type_pairs": pairs}
 
     @isolated
     def initialize(
@@ -119,7 +119,7 @@ class MultiTaskRelationExtractor(ThresholdHead[Factors, list[Relation]]):
             if self.has_labels(example.reference):
                 spans = self.get_gold_spans(example)
                 types |= set(spans.values()) - {OTHER}
-                for head, child, *_ in self.read_gold(example):
+                for head, child, *_ in self.read_relations(example):
                     if head in spans and child in spans:
                         pairs.add((spans[head], spans[child]))
         self.cfg["types"], self.cfg["type_pairs"] = sorted(types), sorted(pairs)
@@ -134,7 +134,7 @@ class MultiTaskRelationExtractor(ThresholdHead[Factors, list[Relation]]):
         for example in get_examples():
             if not self.has_labels(example.reference):
                 continue
-            gold, (spans, _, pairs) = self.read_gold(example), self.get_candidates(example)
+            gold, (spans, _, pairs) = self.read_relations(example), self.get_candidates(example)
             known = {(spans[head], spans[child]) for head, child in pairs}
             n_all += len(gold)
             lost += [relation for relation in gold if relation[:2] not in known]
@@ -257,6 +257,19 @@ class MultiTaskRelationExtractor(ThresholdHead[Factors, list[Relation]]):
 
     # Learning
 
+    def read_relations(self, example: Example) -> Sequence[Relation]:
+        """RETURNS (Sequence[Relation]): The gold relations in predicted tokens.
+        RAISES (ValueError): M292 for a relation of a span to itself.
+        """
+        found: Sequence[Relation] = self.read_gold(example)
+        for (start, end), child, *_ in found:
+            if (start, end) == child:
+                text = example.reference.text[:40]
+                raise ValueError(
+                    Errors.M292.format(name=self.name, start=start, end=end, text=text)
+                )
+        return found
+
     def get_targets(
         self, examples: Sequence[Example]
     ) -> tuple[list[Candidates], list[tuple[int, int]]]:
@@ -265,7 +278,6 @@ class MultiTaskRelationExtractor(ThresholdHead[Factors, list[Relation]]):
         examples (Sequence[Example]): The batch.
         RETURNS (Tuple[List[Candidates], List[Tuple[int, int]]]): The candidates of each example,
             none for one without annotation, and the candidate and label of each gold relation.
-        RAISES (ValueError): M292 for a relation of a span to itself.
         """
         index = {label: i for i, label in enumerate(self.labels)}
         candidates, cells, first = [], list[tuple[int, int]](), 0
@@ -275,12 +287,7 @@ class MultiTaskRelationExtractor(ThresholdHead[Factors, list[Relation]]):
                 continue
             own = self.get_candidates(example)
             place = {(own.spans[i], own.spans[j]): n for n, (i, j) in enumerate(own.pairs, first)}
-            for head, child, label, _ in self.read_gold(example):
-                if head == child:
-                    text = example.reference.text[:40]
-                    raise ValueError(
-                        Errors.M292.format(name=self.name, start=head[0], end=head[1], text=text)
-                    )
+            for head, child, label, _ in self.read_relations(example):
                 if (head, child) in place and label in index:
                     cells.append((place[head, child], index[label]))
             candidates.append(own)
