@@ -434,6 +434,10 @@ class Errors(metaclass=_WithCodes):
     M156 = "Can't read {path}: {error}. Check that the file is complete and has the right suffix."
     M157 = "{path} needs the package {package}, which is not installed. Run `{install}`."
     M158 = "{path} is not valid YAML: {error}. Correct the file."
+    M139 = (
+        "{where}: the spans of the relation {relation} are not spans of whole tokens of {text!r}. "
+        "Correct their offsets or ids, or leave such relations out with --skip-errors."
+    )
     # M2xx command line and report
     M201 = (
         "There is no file or folder {path}. Give the --output folder of `spacy train`, or the JSON "

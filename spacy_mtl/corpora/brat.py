@@ -7,12 +7,14 @@ from pathlib import Path
 from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
+from ..types import Settings
+from .json_files import Numbered
 from .labelled_spans import Place, set_places
+from .linked_spans import read_links
 from .omissions import Omissions
 from .text_io import UTF8, clean, get_tokenizer, make_error, read_lines, read_text
 
 KINDS = {
-    "R": "relations",
     "E": "events",
     "A": "attributes",
     "M": "attributes",
@@ -31,9 +33,9 @@ def read_brat(
     encoding: str = UTF8,
     skip_errors: bool = False,
 ) -> Iterator[Doc]:
-    """Read a text and its entities. Entities of several parts are left out, and their tokens are
-    missing. If the file has no entities, all are missing: texts that nobody annotated have an empty
-    `.ann` file too.
+    """Read a text, its entities and its relations. Entities of several parts are left out, and
+    their tokens are missing. If the file has no entities, all are missing: texts that nobody
+    annotated have an empty `.ann` file too. The same holds for relations.
 
     path (Path): The `.ann` file. The text is in the file of the same name that ends in `.txt`.
     vocab (Vocab): The vocab of the docs.
@@ -47,23 +49,39 @@ def read_brat(
     """
     text = clean(read_text(path.with_suffix(".txt"), encoding))
     doc = get_tokenizer(lang, vocab).make_doc(text)
-    places, unknown = [], []
+    places, unknown = list[Place](), list[Place]()
+    links, ids = list[Numbered](), list[Settings]()
     with Omissions(path, skip_errors) as omissions:
         for number, line in read_lines(path, encoding):
-            if line.strip() and line[0] != "T":
+            if line.startswith("R"):
+                links.append((number, _read_relation(omissions, number, line)))
+            elif line.strip() and line[0] != "T":
                 omissions.add_unread("annotations", KINDS.get(line[0], line), number)
             elif line.strip():
                 parts = _read_entity(omissions, number, line)
                 places += parts if len(parts) == 1 else []
                 unknown += parts if len(parts) > 1 else []
+                name = line.partition("\t")[0]
+                ids += [{"id": name, "start": p.start, "end": p.end} for p in parts[:1]]
                 if len(parts) > 1:
                     omissions.add_left_out("entities of several parts", number)
         if places or unknown:
             set_places(doc, omissions, places, group=spans, unknown=unknown)
         else:
             omissions.add_left_out("entities: the file has none, so all are missing", 1)
+        if links:
+            read_links(omissions, doc, links, ids)
         if len(doc):
             yield doc
+
+
+def _read_relation(omissions: Omissions, number: int, line: str) -> Settings:
+    """RETURNS (Dict[str, str]): A relation, such as "R1\tknows Arg1:T1 Arg2:T2"."""
+    match = re.fullmatch(r"R\S*\t(\S+) \S+:(T\S+) \S+:(T\S+)\s*", line)
+    if match is None:
+        fix = "R1, a tab, the label, Arg1:T1 and Arg2:T2"
+        raise make_error(omissions.get_place(number), "a relation", line, fix)
+    return dict(zip(("type", "from_id", "to_id"), match.groups(), strict=True))
 
 
 def _read_entity(omissions: Omissions, number: int, line: str) -> list[Place]:

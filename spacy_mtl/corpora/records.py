@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
+from math import isfinite
 from typing import NamedTuple
 
 from spacy.language import Language
@@ -9,11 +10,15 @@ from spacy.tokens import Doc
 from spacy.util import get_words_and_spaces
 from spacy.vocab import Vocab
 
+from ..annotations.documents import write_numbers
 from ..errors import Errors
+from ..storage import is_number
 from ..types import Settings
 from .json_files import Numbered, is_tuple
 from .label_names import Names, name_labels, parse_names
 from .labelled_spans import read_places, set_places
+from .linked_spans import KEY as RELATIONS
+from .linked_spans import read_links
 from .omissions import Omissions
 from .prodigy import PARTIAL, asks_about_spans, is_answer, read_answer
 from .record_layout import WORDS, Layout, Records, Role, find_layout, is_upos
@@ -37,6 +42,7 @@ TEXTS = ("text", "sentence", "utterance")
 FORMS = ("text", "orth", "form")  # keys of a token's text
 TOKEN_KEYS = {*FORMS, "start", "end", "id", "ws", "space", "disabled", "style"}
 LISTS = ("lemmas", "morphs", "heads", "deps", "sent_starts")  # arguments of Doc
+SCORES = "scores"
 EMPTY: list[object] = [None, "", [], {}]
 # Keys without labels. Keys that begin with "_" have no labels either.
 BOOKKEEPING = {
@@ -80,6 +86,11 @@ def read_records(
       `sentiment` or `topic` with a string, a list of strings, true or false, or an object of
       numbers from 0 to 1, with null for an unknown category. Categories that a record does not
       name do not apply.
+    - `relations`: a list of objects with `label` or `type` and the two spans: `head` and `child`,
+      each a token or the first token and the one after the last; `head_span` and `child_span` with
+      `start` and `end` in characters; or `from_id` and `to_id` with the ids of entities. A list
+      holds the first and last token of both spans, then the label.
+    - `scores`: an object of names and numbers, with null for a missing number.
     - `lemmas`, `morphs`, `heads` with `deps`, and `sent_starts`, as in `Example.from_dict`.
 
     Answers of Prodigy (`answer`, `options`) are read as in `read_answer`, JSON of `Doc.to_json` by
@@ -167,6 +178,8 @@ class RecordReader:
         self.layout = layout
         self.text = text
         self.group = group
+        # Tools write an empty list for each record of a project without relations.
+        self.has_relations = any(record.get(RELATIONS) for _, record in records)
         self.upos = [key for key in ("upos", "pos", "pos_tags") if is_upos(records, key)]
 
     def read(self, line: int, record: Settings) -> tuple[Doc, Cats | None]:
@@ -197,11 +210,34 @@ class RecordReader:
         elif has_iob and self.group:
             doc.spans[self.group] = list(doc.ents)
             doc.set_ents([], default="missing")
-        self._note_unread(line, record, {self.text, words, ents, cats, *given.values()})
+        linked = RELATIONS if self.has_relations else None
+        if linked and record.get(linked) is not None:
+            self._set_relations(doc, line, record[linked], ents and record[ents])
+        numbers = SCORES if record.get(SCORES) is not None else None
+        if numbers:
+            self._set_numbers(doc, line, record[numbers])
+        known = {self.text, words, ents, cats, linked, numbers, *given.values()}
+        self._note_unread(line, record, known)
         found = None if cats is None else self._read_cats(line, cats, record[cats])
         if found is not None and "cats" in unknown:
             found[OTHERS] = UNKNOWN
         return doc, found
+
+    def _set_relations(self, doc: Doc, line: int, value: object, ents: object) -> None:
+        if not isinstance(value, list):
+            raise make_error(self.omissions.get_place(line), RELATIONS, value, "a list")
+        items = [(line, item) for item in value]
+        read_links(self.omissions, doc, items, ents if isinstance(ents, list) else [])
+
+    def _set_numbers(self, doc: Doc, line: int, value: object) -> None:
+        """Set the numbers of a doc. Null is a missing one."""
+        where = self.omissions.get_place(line)
+        if not isinstance(value, dict) or not value:
+            raise make_error(where, SCORES, value, "an object of names and numbers, or null")
+        for number in value.values():
+            if number is not None and not (is_number(number) and isfinite(number)):
+                raise make_error(where, SCORES, value, "an object of names and finite numbers")
+        write_numbers(doc, ((clean(name), number) for name, number in value.items()))
 
     def _find_key(self, record: Settings, roles: Sequence[Role]) -> str | None:
         """RETURNS (Optional[str]): The first key of the roles whose value is not missing."""

@@ -25,6 +25,7 @@ def read_file(tmp_path: Path) -> Callable[..., list[Doc]]:
             content = "\n".join(map(json.dumps, content))
         text = content if isinstance(content, str) else json.dumps(content)
         path.write_bytes(text.encode())
-        return list(DocBin(docs=read_docs([path], vocab, **options)).get_docs(Vocab()))
+        docs = read_docs([path], vocab, **options)
+        return list(DocBin(docs=docs, store_user_data=True).get_docs(Vocab()))
 
     return read

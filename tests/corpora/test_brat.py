@@ -4,6 +4,7 @@ import pytest
 from doc_facts import ents, iob
 from spacy.vocab import Vocab
 
+from spacy_mtl.annotations.relations import get_relations
 from spacy_mtl.corpora.formats import find_files, read_docs
 
 
@@ -25,7 +26,7 @@ def test_a_folder(folder):
 
 
 def test_what_is_left_out(folder):
-    text = "T1\tPER 0 4;10 14\tMira Tarn\nR1\tin Arg1:T1 Arg2:T1\n#1\tNote T1\tx\n"
+    text = "T1\tPER 0 4;10 14\tMira Tarn\nA1\tin T1\n#1\tNote T1\tx\n"
     (folder / "a.ann").write_text(text, encoding="utf8")
     with pytest.warns(UserWarning) as told:
         (doc,) = read(folder)
@@ -33,10 +34,18 @@ def test_what_is_left_out(folder):
     told = " ".join(str(item.message) for item in told)
     for part in (
         "entities of several parts, in line 1",
-        "'relations' (line 2)",
+        "'attributes' (line 2)",
         "'notes' (line 3)",
     ):
         assert part in told
+
+
+def test_relations(folder):
+    text = "T1\tPER 0 4\tMira\nR1\tin Arg1:T1 Arg2:T2\nT2\tLOC 10 14\tTarn\n"
+    (folder / "a.ann").write_text(text, encoding="utf8")
+    (doc,) = read(folder)
+    ((head, child, label, _),) = get_relations(doc)
+    assert (doc[slice(*head)].text, doc[slice(*child)].text, label) == ("Mira", "Tarn", "in")
 
 
 def test_a_file_without_entities(folder):
@@ -49,7 +58,13 @@ def test_a_file_without_entities(folder):
 
 @pytest.mark.parametrize(
     ("line", "code"),
-    [("T1 PER 0 4", "M114"), ("T1\tPER 0 3\tMir", "M111"), ("T1\tPER 0 4\tTarn", "M153")],
+    [
+        ("R1\tin Arg1:T1", "M114"),
+        ("R1\tin Arg1:T1 Arg2:T9", "M139"),
+        ("T1 PER 0 4", "M114"),
+        ("T1\tPER 0 3\tMir", "M111"),
+        ("T1\tPER 0 4\tTarn", "M153"),
+    ],
 )
 def test_errors_name_the_line(folder, line, code):
     (folder / "a.ann").write_text(f"\n{line}\n", encoding="utf8")

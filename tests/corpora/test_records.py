@@ -11,6 +11,8 @@ from spacy.tokens import Doc, Span
 from spacy.util import filter_spans
 from spacy.vocab import Vocab
 
+from spacy_mtl.annotations.relations import get_relations
+
 FIRST = {"tokens": ["Mira", "saw", "Tarn"]}
 B_IOB, B_NER = ["B-PER", "O", "B-LOC"], [("Mira", "PER"), ("Tarn", "LOC")]
 
@@ -240,8 +242,8 @@ def test_keys_that_nobody_reads(read_file):
         "x": None,
     }
     read_file([{"text": "a", "label": "x"} | known])
-    records = [{"text": "a", "label": "x", "relations": [1]}] * 7
-    with pytest.warns(UserWarning, match=r"W110.*'relations' \(lines 1, 2, 3, 4, 5 and 2 more\)"):
+    records = [{"text": "a", "label": "x", "links": [1]}] * 7
+    with pytest.warns(UserWarning, match=r"W110.*'links' \(lines 1, 2, 3, 4, 5 and 2 more\)"):
         read_file(records)
     span = {"start": 0, "end": 1, "label": "x", "role": "from"}
     with pytest.warns(UserWarning, match=r"W110.*keys of entities.*'role'"):
@@ -433,3 +435,72 @@ def make_record(doc: Doc, form: str) -> dict[str, Any]:
 def test_docs_round_trip(read_file, form, docs):
     found = read_file([make_record(doc, form) for doc in docs])
     assert list(map(describe, found)) == list(map(describe, docs))
+
+
+TOKENS = ["Mira", "Tarn", "saw", "Port", "Vell", "."]
+LINKED = {"head": (0, 2), "child": (3, 5), "label": "sees"}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"tokens": TOKENS, "relations": [[0, 1, 3, 4, "sees", "a note", False]]},
+        {"tokens": TOKENS, "relations": [{"head": [0, 2], "child": [3, 5], "label": "sees"}]},
+        {
+            "text": " ".join(TOKENS),
+            "relations": [
+                {
+                    "head": 1,
+                    "child": 4,
+                    "head_span": {"start": 0, "end": 9},
+                    "child_span": {"start": 14, "end": 23},
+                    "label": "sees",
+                }
+            ],
+        },
+        {
+            "text": " ".join(TOKENS),
+            "entities": [
+                {"id": 7, "label": "PER", "start_offset": 0, "end_offset": 9},
+                {"id": 8, "label": "LOC", "start_offset": 14, "end_offset": 23},
+            ],
+            "relations": [{"id": 1, "from_id": 7, "to_id": 8, "type": "sees"}],
+        },
+    ],
+)
+def test_relations(read_file, record):
+    found, none = read_file([record, {**record, "relations": []}])
+    assert get_relations(found) == [((0, 2), (3, 5), "sees", 1.0)]
+    assert get_relations(none) == []
+    (missing,) = read_file([{**record, "relations": [], "label": "x"}])
+    assert get_relations(missing) is None
+
+
+@pytest.mark.parametrize(
+    ("relations", "code"),
+    [
+        (3, "M114"),
+        ([{"head": 0, "child": 2}], "M114"),
+        ([[0, 1, 3, "sees"]], "M114"),
+        ([{"head": 0, "child": 6, "label": "sees"}], "M139"),
+        ([{"from_id": 1, "to_id": 2, "type": "sees"}], "M139"),
+        ([{"head": [1, 1], "child": 2, "label": "sees"}], "M139"),
+    ],
+)
+def test_wrong_relations(read_file, relations, code):
+    record = {"tokens": TOKENS, "relations": relations}
+    with pytest.raises(ValueError, match=rf"{code}.*line 1"):
+        read_file([record])
+    if isinstance(relations, list):
+        right = {"head": 0, "child": 2, "label": "sees"}
+        with pytest.warns(UserWarning, match="W112.*1 left out.*relations"):
+            (doc,) = read_file([record | {"relations": [*relations, right]}], skip_errors=True)
+        assert get_relations(doc) == [((0, 1), (2, 3), "sees", 1.0)]
+
+
+def test_numbers(read_file):
+    docs = read_file([{"text": "a", "scores": {"age": 3, "size": None}}, {"text": "b"}])
+    assert [doc._.scores for doc in docs] == [{"age": 3, "size": None}, None]
+    for wrong in (3, {}, {"age": "3"}, {"age": True}, {"age": float("inf")}):
+        with pytest.raises(ValueError, match=r"M114.*line 1.*scores"):
+            read_file([{"text": "a", "scores": wrong}])
