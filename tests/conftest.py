@@ -205,6 +205,9 @@ def build_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(TEXTS, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} {sep} $B {sep}"
+        if kind == "roberta"
+        else f"{cls} $A {sep} $B:1 {sep}:1",
         special_tokens=[(name, tokenizer.token_to_id(name)) for name in (cls, sep)],
     )
     return PreTrainedTokenizerFast(

@@ -26,6 +26,7 @@ STAGES = [
     *("storage", "wheels", "compat", "pretrained", "weights", "loading", "contracts"),
     *(
         "attributes",
+        "pairs",
         "annotations",
         "card",
         "corpora",

@@ -27,11 +27,13 @@ class Padded(NamedTuple):
     ids (Ints2d): Vocabulary ids.
     mask (Ints2d): 1 where there is no padding.
     is_text (Bools2d): Where there is a wordpiece of the text.
+    segments (Ints2d): The segment of each wordpiece.
     """
 
     ids: Ints2d
     mask: Ints2d
     is_text: Bools2d
+    segments: Ints2d
 
 
 def get_batches(
@@ -108,8 +110,8 @@ def plan_call(model: "SharedTransformer", pieces: Wordpieces, batches: Sequence[
     ]
     blocks: Sequence[Block] = ()
     if len(batches) > 1:
-        pairs = [(ids, mask) for ids, mask, _ in padded]
-        inputs, blocks = pack(pairs, get_first_position(model.transformer))
+        parts = [(ids, mask, segments) for ids, mask, _, segments in padded]
+        inputs, blocks = pack(parts, get_first_position(model.transformer))
     else:
         inputs = get_inputs(model, padded[0])
     places = numpy.flatnonzero(concat([batch.is_text.ravel() for batch in padded]))
@@ -118,13 +120,14 @@ def plan_call(model: "SharedTransformer", pieces: Wordpieces, batches: Sequence[
 
 def get_inputs(model: "SharedTransformer", padded: Padded) -> dict[str, torch.Tensor | bool]:
     """RETURNS (Dict[str, torch.Tensor]): The arguments of the encoder for one batch."""
-    ids, mask, is_text = padded
+    ids, mask, is_text, segments = padded
     inputs: dict[str, torch.Tensor | bool] = {"input_ids": to_device(ids, model.device)}
     if not mask.all():
         inputs["attention_mask"] = to_device(mask, model.device)
-    if any(types := model.special_types):
-        segments = numpy.zeros_like(ids)
+    types = model.special_types
+    if any(types):
         segments[(mask == 1) & ~is_text] = types * len(ids)
+    if segments.any():
         inputs["token_type_ids"] = to_device(segments, model.device)
     return inputs
 
@@ -147,7 +150,12 @@ def pad(
     ids[:, : len(before)] = before
     ids[is_text] = pieces.ids[rows]
     ids[mask & (position >= lengths)] = after * len(batch)
-    return Padded(ids, mask.astype("int64"), is_text)
+    segments = numpy.zeros_like(ids)
+    if pieces.segments is not None:
+        segments[is_text] = pieces.segments[rows]
+        # Special tokens at the end belong to the second text.
+        segments[:] = numpy.maximum.accumulate(segments, axis=1) * mask
+    return Padded(ids, mask.astype("int64"), is_text, segments)
 
 
 def get_first_position(module: torch.nn.Module) -> int:

@@ -14,6 +14,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from ...concurrency import make_lock
+from ...pairs import SEPARATOR, find_texts
 from ...types import Floats1d, Ints1d, Ints2d
 
 if TYPE_CHECKING:
@@ -45,12 +46,15 @@ class Wordpieces:
     pieces (Ints1d): The positions in `ids` of each token's wordpieces, token by token. A token in
         two overlapping spans has the wordpieces of both.
     starts (Ints1d): The position in `pieces` where each token's wordpieces start, N.
+    segments (Optional[Ints1d]): The segment of each wordpiece, W: that of the second text in a doc
+        of two texts, otherwise 0. None if all are 0.
     """
 
     ids: Ints1d
     bounds: Ints1d
     pieces: Ints1d
     starts: Ints1d
+    segments: Ints1d | None = None
 
     @property
     def lengths(self) -> Ints1d:
@@ -64,7 +68,8 @@ def get_wordpieces(
     max_length: int,
     alignment: Alignment = "characters",
 ) -> Wordpieces:
-    """Tokenize spans and align the wordpieces to the docs' tokens.
+    """Tokenize spans and align the wordpieces to the docs' tokens. In a doc of two texts, each span
+    of the second text follows the first text and the tokenizer's separator.
 
     docs (Sequence[Doc]): D docs with N tokens in all.
     spans (Sequence[Sequence[Span]]): For each doc the spans to read; they may overlap.
@@ -77,8 +82,18 @@ def get_wordpieces(
     """
     # The same doc may occur twice.
     firsts = offsets([len(doc) for doc in docs]).tolist()
-    flat = [(span, row) for row, found in zip(firsts, spans, strict=False) for span in found]
-    flat = [(span, row) for span, row in flat if len(span)]
+    texts = [find_texts(doc) for doc in docs]
+    flat: list[tuple[Span, int]] = []
+    seconds: list[int] = []  # the spans of second texts, each after its first text
+    for row, found, pair in zip(firsts, spans, texts, strict=False):
+        if pair is None:
+            flat += [(span, row) for span in found if len(span)]
+            continue
+        for span in found:
+            start = max(span.start, pair[1].start)
+            if start < span.end:
+                seconds.append(len(flat) + 1)
+                flat += [(pair[0], row), (span.doc[start : span.end], row)]
     flat_spans = [span for span, _ in flat]
     table = get_word_table(tokenizer, alignment)
     if table is None:
@@ -87,11 +102,63 @@ def get_wordpieces(
         read = table.read_spans(flat_spans)
     rows = concat([numpy.arange(row + span.start, row + span.end) for span, row in flat])
     found, pieces = rows[read.tokens], read.pieces
+    ids, lengths, segments = read.ids, read.lengths, None
+    if seconds:
+        between = [flat[i][1] + flat[i][0].start - 1 for i in seconds]
+        read, segments, marks = join_pairs(read, seconds, *get_separator(tokenizer))
+        ids, lengths = read.ids, read.lengths
+        n_marks = len(marks) // len(seconds)
+        found = numpy.append(found, numpy.repeat(between, n_marks))
+        pieces = numpy.append(read.pieces, marks)
     if (numpy.diff(found) < 0).any():
         order = numpy.argsort(found, kind="stable")
         found, pieces = found[order], pieces[order]
     counts = numpy.bincount(found, minlength=firsts[-1])
-    return Wordpieces(read.ids, cut(read.lengths, max_length), pieces, offsets(counts)[:-1])
+    return Wordpieces(ids, cut(lengths, max_length), pieces, offsets(counts)[:-1], segments)
+
+
+def get_separator(tokenizer: "PreTrainedTokenizerFast") -> tuple[list[int], int]:
+    """RETURNS (Tuple[List[int], int]): The ids of the special tokens between the texts of a pair,
+    and the segment of the second text.
+    """
+    pair = get_backend(tokenizer).encode("a", "b", add_special_tokens=True)
+    (texts,) = numpy.nonzero(numpy.array(pair.special_tokens_mask) == 0)
+    gap = numpy.flatnonzero(numpy.diff(texts) > 1)
+    if not len(gap):  # the tokenizer has no template for pairs
+        mark = tokenizer.sep_token_id  # type: ignore[attr-defined]
+        return [] if mark is None else [mark], 0
+    first, second = texts[gap[0]], texts[gap[0] + 1]
+    has_segments = "token_type_ids" in tokenizer.model_input_names  # type: ignore[attr-defined]
+    return pair.ids[first + 1 : second], pair.type_ids[second] if has_segments else 0
+
+
+def join_pairs(
+    read: "SpanPieces", seconds: Sequence[int], separator: Sequence[int], segment: int
+) -> tuple["SpanPieces", Ints1d, Ints1d]:
+    """Join spans of second texts to the first texts before them.
+
+    read (SpanPieces): The wordpieces of S spans.
+    seconds (Sequence[int]): The spans of second texts.
+    separator (Sequence[int]): The ids between both texts.
+    segment (int): The segment of second texts.
+    RETURNS (Tuple[SpanPieces, Ints1d, Ints1d]): The wordpieces of the sequences, with separators;
+        the segment of each wordpiece; and the positions of the separators.
+    """
+    is_second = numpy.zeros(len(read.lengths), dtype="int64")
+    is_second[list(seconds)] = 1
+    shifts = numpy.cumsum(is_second) * len(separator)
+    ends = offsets(read.lengths)[1:] + shifts
+    starts = ends - read.lengths
+    moved = numpy.arange(len(read.ids)) + numpy.repeat(shifts, read.lengths)
+    marks = (starts[is_second == 1][:, None] + numpy.arange(-len(separator), 0)).ravel()
+    ids = numpy.zeros(len(moved) + len(marks), dtype=read.ids.dtype)
+    ids[moved], ids[marks] = read.ids, list(separator) * len(seconds)
+    segments = numpy.zeros(len(ids), dtype="int64")
+    segments[moved] = numpy.repeat(is_second * segment, read.lengths)
+    # A sequence ends where the next span begins a sequence of its own.
+    is_last = numpy.append(is_second[1:] == 0, True)
+    lengths = numpy.diff(ends[is_last], prepend=0)
+    return SpanPieces(lengths, ids, read.tokens, moved[read.pieces]), segments, marks
 
 
 def share_pieces(pieces: Wordpieces, lengths: Sequence[int]) -> tuple[Wordpieces, Floats1d]:
@@ -363,9 +430,9 @@ def get_context(span: Span) -> tuple[str, int]:
     RETURNS (Tuple[str, int]): The end of the token before the span, with the space after it; and
         the number of its characters without the space: wordpieces of these are not the span's.
     """
-    if span.start == 0:
+    before = span.doc[span.start - 1] if span.start else None
+    if before is None or before.text == SEPARATOR:
         return "", 0
-    before = span.doc[span.start - 1]
     text = before.text_with_ws[-CONTEXT:]
     return text, len(text) - len(before.whitespace_)
 
