@@ -615,6 +615,14 @@ class Errors(metaclass=_WithCodes):
         "'{name}' cannot learn from {start} to {end} of the doc {text!r}, a relation of a span to "
         "itself. Remove it."
     )
+    M293 = (
+        "'{name}' cannot learn from the doc {text!r}: it has no question and context. Make docs of "
+        "two texts by `spacy_mtl.pairs.make_pair`."
+    )
+    M294 = (
+        "'{name}' cannot learn the answers {answers} of the doc {text!r}: they are not spans of "
+        "whole tokens in its context. Correct them, or remove them if there is no answer."
+    )
 
     # M171 to M179 vectors
     M171 = (

@@ -7,6 +7,7 @@ from typing import Protocol
 from spacy.tokens import Doc, Span
 
 SEPARATOR = "\u241e"  # the symbol for "record separator"
+UNORDERED = "\u241f"  # the symbol for "unit separator": the order of the texts has no meaning
 KEY = "pair"  # of the spans of both texts in `doc.spans`
 
 
@@ -17,18 +18,20 @@ class Tokenizes(Protocol):
         """RETURNS (Doc): The tokens of a text."""
 
 
-def make_pair(nlp: Tokenizes, first: str, second: str) -> Doc:
+def make_pair(nlp: Tokenizes, first: str, second: str, *, ordered: bool = True) -> Doc:
     """Make a doc of two texts, for components that read pairs.
 
     nlp (Language): The pipeline, for its tokenizer and vocab.
     first, second (str): The texts.
+    ordered (bool): Whether their order has a meaning. If not, the encoder reads the pair in both
+        orders, and the row of a token is the mean of both.
     RETURNS (Doc): The tokens of the first text, a separator, and those of the second text.
         `doc.spans["pair"]` has the spans "first" and "second" of those texts that are not empty.
         `nlp(doc)` annotates it. The text of the doc gives the same pair again.
     """
     parts = [nlp.make_doc(text) for text in (first, second)]
     words, spaces = list[str](), list[bool]()
-    for part, mark in zip(parts, ([SEPARATOR], []), strict=True):
+    for part, mark in zip(parts, ([SEPARATOR if ordered else UNORDERED], []), strict=True):
         words += [*(token.text for token in part), *mark]
         spaces += [*(bool(token.whitespace_) for token in part), *map(bool, mark)]
         if mark and len(part):
@@ -50,9 +53,10 @@ def find_separator(doc: Doc) -> int | None:
     """RETURNS (Optional[int]): The token that separates the texts of a pair, the first one; None if
     the doc has none.
     """
-    if SEPARATOR not in doc.vocab.strings:
+    marks = [mark for mark in (SEPARATOR, UNORDERED) if mark in doc.vocab.strings]
+    if not marks:
         return None
-    return next((token.i for token in doc if token.text == SEPARATOR), None)
+    return next((token.i for token in doc if token.text in marks), None)
 
 
 def find_texts(doc: Doc) -> tuple[Span, Span] | None:
@@ -63,3 +67,9 @@ def find_texts(doc: Doc) -> tuple[Span, Span] | None:
     if place is None or place in (0, len(doc) - 1):
         return None
     return doc[:place], doc[place + 1 :]
+
+
+def is_ordered(doc: Doc) -> bool:
+    """RETURNS (bool): Whether the order of a pair's texts has a meaning."""
+    place = find_separator(doc)
+    return place is None or doc[place].text == SEPARATOR

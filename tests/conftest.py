@@ -48,6 +48,7 @@ from spacy_mtl.encoder.runtime.cpu import attention, kernels, linear
 from spacy_mtl.encoder.runtime.cpu import runtime as cpu_runtime
 from spacy_mtl.encoder.runtime.cpu.capability import KernelChoice, get_cpu, use_choice
 from spacy_mtl.encoder.runtime.eager import EagerRuntime
+from spacy_mtl.pairs import SEPARATOR
 
 settings.register_profile("busy", deadline=None)  # test machines are often under load
 settings.load_profile("busy")
@@ -141,6 +142,7 @@ RELATIONS = [
     [(0, 1, "eats"), (0, 2, "visits")],
     [],
 ]
+QUESTIONS = [3, 4, 2, 4]  # the token after the separator, which takes the place of a word
 NUMBERS = [{"length": 8.0, "mood": 1.0}, {"length": 10.0}, {"mood": -2.0}, {"length": 7.0}]
 SPECIAL = {
     "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
@@ -298,9 +300,12 @@ def any_encoder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
 def make_gold(vocab: Any, i: int, tasks: Collection[str] = TASKS) -> Doc:
     """Make the i-th labelled text with the labels of some tasks, named as the heads for them."""
     heads, deps = TREES[i]
+    words = TEXTS[i].split()
+    if "qa" in tasks:
+        words[QUESTIONS[i] - 1] = SEPARATOR
     doc = Doc(
         vocab,
-        words=TEXTS[i].split(),
+        words=words,
         tags=TAGS[i] if "tagger" in tasks else None,
         pos=POS[i] if "morphologizer" in tasks else None,
         morphs=MORPHS[i] if "morphologizer" in tasks else None,
@@ -315,12 +320,15 @@ def make_gold(vocab: Any, i: int, tasks: Collection[str] = TASKS) -> Doc:
         doc.set_ents([Span(doc, *ent) for ent in ENTS[i]])
     if "spancat" in tasks:
         doc.spans["sc"] = [Span(doc, *span) for span in SPANS[i]]
-    if {"textcat", "textcat_multilabel"} & {*tasks}:
+    if {"textcat", "textcat_multilabel", "paircat"} & {*tasks}:
         doc.cats = {cat: float(cat == CATS[i]) for cat in CATS}
     if "relation" in tasks:
         doc.spans["arguments"] = [Span(doc, *span) for span in ARGUMENTS[i]]
         spans = [span[:2] for span in ARGUMENTS[i]]
         set_relations(doc, [Relation(spans[a], spans[b], label) for a, b, label in RELATIONS[i]])
+    if "qa" in tasks:
+        start = QUESTIONS[i]
+        doc.spans["answers"] = [Span(doc, start, start + 2, "ANSWER")] if i else []
     if "regression" in tasks:
         write_numbers(doc, NUMBERS[i].items())
     return doc

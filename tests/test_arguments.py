@@ -50,6 +50,7 @@ def get_required(name: str) -> dict[str, Any]:
     heads |= {"mtl_senter": "Tagger", "mtl_lemmatizer": "Tagger"}
     heads |= {"mtl_parser": "Parser", "mtl_spancat": "SpanCat"}
     heads |= {"mtl_relation": "Relation", "mtl_regression": "TextCat"}
+    heads |= {"mtl_paircat": "PairCat", "mtl_qa": "Tagger"}
     if name in heads:
         defaults = Language.get_factory_meta(name).default_config
         settings = {k: v for k, v in defaults.items() if k not in ("model", "scorer")}
@@ -81,6 +82,7 @@ def get_required(name: str) -> dict[str, Any]:
         "spacy-mtl.TaggerHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.NerHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.ParserHead.v1": lambda: {"tok2vec": embed()},
+        "spacy-mtl.PairCatHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.RelationHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.SpanCatHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.TextCatHead.v1": lambda: {"tok2vec": embed()},

@@ -114,9 +114,9 @@ def resolves(entry: EntryPoint) -> bool:
     """Tell whether the registry of an entry point finds its object."""
     namespace, _, kind = entry.group.partition("_")
     if kind == "factories":
-        names = {"mtl_lemmatizer": "trainable_lemmatizer"}
+        names = {"mtl_lemmatizer": "trainable_lemmatizer", "mtl_paircat": "textcat"}
         # Components that no command of spaCy knows.
-        own = ("mtl_transformer", "mtl_vectors", "mtl_relation", "mtl_regression")
+        own = ("mtl_transformer", "mtl_vectors", "mtl_relation", "mtl_regression", "mtl_qa")
         names |= {name: name for name in own}
         shown = names.get(entry.name, entry.name.removeprefix("mtl_"))
         return spacy.blank("en").get_factory_meta(entry.name).factory == shown

@@ -231,6 +231,18 @@ class SpanGroups(AnnotationLayer[Mapping[str, Sequence[Place]]]):
             doc.spans[key] = list(find_spans(doc, places))
 
 
+class Answers(SpanGroups):
+    """Answers to the question of a doc of two texts, in a group of `doc.spans`. An empty group says
+    that the context has no answer. The layer is not registered: it is a group of spans.
+    """
+
+    is_open = True
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.score_key, self.detail_keys = "qa_f1", ("qa_exact",)
+
+
 def get_place(span: Span) -> Place:
     return span.start, span.end, span.label_
 

@@ -30,7 +30,9 @@ from spacy_mtl.training.adamw import create_adamw_v1
 
 Make = Callable[..., Language]
 # Heads that predict numbers, which are never quite right.
-ESTIMATORS = {"textcat", "textcat_multilabel", "regression"}
+ESTIMATORS = {"textcat", "textcat_multilabel", "paircat", "regression"}
+# Their categories are those of textcat.
+OTHERS = {"textcat_multilabel", "paircat"}
 
 
 @pytest.fixture(params=HEADS)
@@ -310,7 +312,7 @@ def test_the_pipe_is_a_head(make_nlp: Make, head: str) -> None:
 
 @pytest.mark.parametrize("kind", ["transformer", "tok2vec"])
 def test_learns_behind_stock_encoders(encoder: str, kind: str) -> None:
-    heads = [name for name in HEADS if name != "textcat_multilabel"]  # textcat has its categories
+    heads = [name for name in HEADS if name not in OTHERS]
     nlp = make_stock_encoder(kind, encoder, *heads)
     examples, sgd = make_examples(nlp), Adam(0.005)
     before = get_encoder_bytes(nlp)

@@ -14,7 +14,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from ...concurrency import make_lock
-from ...pairs import SEPARATOR, find_texts
+from ...pairs import SEPARATOR, UNORDERED, find_texts, is_ordered
 from ...types import Floats1d, Ints1d, Ints2d
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def get_wordpieces(
     alignment: Alignment = "characters",
 ) -> Wordpieces:
     """Tokenize spans and align the wordpieces to the docs' tokens. In a doc of two texts, each span
-    of the second text follows the first text and the tokenizer's separator.
+    of the second text follows the first text and the tokenizer's separator; if their order has no
+    meaning, also the other way round.
 
     docs (Sequence[Doc]): D docs with N tokens in all.
     spans (Sequence[Sequence[Span]]): For each doc the spans to read; they may overlap.
@@ -82,18 +83,23 @@ def get_wordpieces(
     """
     # The same doc may occur twice.
     firsts = offsets([len(doc) for doc in docs]).tolist()
-    texts = [find_texts(doc) for doc in docs]
     flat: list[tuple[Span, int]] = []
-    seconds: list[int] = []  # the spans of second texts, each after its first text
-    for row, found, pair in zip(firsts, spans, texts, strict=False):
+    seconds: list[int] = []  # the spans that follow another text in the same sequence
+    separators: list[int] = []  # the separator of each
+    for row, doc, found in zip(firsts, docs, spans, strict=False):
+        pair = find_texts(doc)
         if pair is None:
             flat += [(span, row) for span in found if len(span)]
             continue
-        for span in found:
-            start = max(span.start, pair[1].start)
-            if start < span.end:
-                seconds.append(len(flat) + 1)
-                flat += [(pair[0], row), (span.doc[start : span.end], row)]
+        first, second = pair
+        orders = [(first, second)] if is_ordered(doc) else [(first, second), (second, first)]
+        for before, after in orders:
+            for span in found:
+                start, end = max(span.start, after.start), min(span.end, after.end)
+                if start < end:
+                    seconds.append(len(flat) + 1)
+                    separators.append(row + first.end)
+                    flat += [(before, row), (doc[start:end], row)]
     flat_spans = [span for span, _ in flat]
     table = get_word_table(tokenizer, alignment)
     if table is None:
@@ -104,11 +110,10 @@ def get_wordpieces(
     found, pieces = rows[read.tokens], read.pieces
     ids, lengths, segments = read.ids, read.lengths, None
     if seconds:
-        between = [flat[i][1] + flat[i][0].start - 1 for i in seconds]
         read, segments, marks = join_pairs(read, seconds, *get_separator(tokenizer))
         ids, lengths = read.ids, read.lengths
         n_marks = len(marks) // len(seconds)
-        found = numpy.append(found, numpy.repeat(between, n_marks))
+        found = numpy.append(found, numpy.repeat(separators, n_marks))
         pieces = numpy.append(read.pieces, marks)
     if (numpy.diff(found) < 0).any():
         order = numpy.argsort(found, kind="stable")
@@ -431,7 +436,7 @@ def get_context(span: Span) -> tuple[str, int]:
         the number of its characters without the space: wordpieces of these are not the span's.
     """
     before = span.doc[span.start - 1] if span.start else None
-    if before is None or before.text == SEPARATOR:
+    if before is None or before.text in (SEPARATOR, UNORDERED):
         return "", 0
     text = before.text_with_ws[-CONTEXT:]
     return text, len(text) - len(before.whitespace_)
