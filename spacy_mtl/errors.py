@@ -399,8 +399,12 @@ class Errors(metaclass=_WithCodes):
         "{fields!r}. Add the line, or leave out --misc Entity and --spans."
     )
     M137 = (
-        "{path}: the columns {columns} are pairs of texts, and a doc has one text. Read one "
-        "of them with --text, such as --text {first}."
+        "{path}: --text {value!r} names {n} columns. Name the column of the texts, or the two "
+        "columns of a pair of texts, such as --text premise,hypothesis."
+    )
+    M138 = (
+        "{where}: the answer {answer!r} is not in its context at character {start}, where there is "
+        "{text!r}. Correct answer_start, or leave such answers out with --skip-errors."
     )
     M144 = (
         "{path}, line {line}: the head {value!r} is {reason}. Correct it, or leave out such trees "

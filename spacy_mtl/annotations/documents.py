@@ -77,6 +77,6 @@ def get_numbers(doc: Doc) -> dict[str, float]:
     return known
 
 
-def write_numbers(doc: Doc, numbers: Iterable[tuple[str, float]]) -> None:
-    """Add numbers to a doc, or replace those of the same names."""
+def write_numbers(doc: Doc, numbers: Iterable[tuple[str, float | None]]) -> None:
+    """Add numbers to a doc, or replace those of the same names. None is a missing number."""
     SCORES.write(doc, {**(SCORES.read(doc) or {}), **dict(numbers)})

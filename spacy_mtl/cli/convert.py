@@ -111,7 +111,16 @@ def convert_cli(
         Option(
             "--text",
             help="csv, tsv, json, jsonl, parquet, label_studio: the column or key of the text, by "
-            "default text, sentence or utterance.",
+            "default text, sentence or utterance. csv, tsv: or the two columns of pairs of texts, "
+            "such as premise,hypothesis.",
+        ),
+    ] = None,
+    scores: Annotated[
+        str | None,
+        Option(
+            "--scores",
+            help="csv, tsv: the columns of numbers, such as rating,length, which become "
+            "doc._.scores.",
         ),
     ] = None,
     separator: Annotated[
@@ -170,8 +179,8 @@ def convert_cli(
     Formats: conllu (CoNLL-U), columns (CoNLL-2003, IOB files, CoNLL-U Plus, UNER, xSID), slots
     (slot filling folders with seq.in, seq.out and label), csv, tsv, fasttext, jsonl and json
     (JSON Lines and lists, also those of Prodigy and doccano), parquet, label_studio, rasa (YAML and
-    JSON), snips and clinc (JSON), spacy (.spacy), spacy_json (v2), brat (.ann and .txt), and the
-    formats of other packages.
+    JSON), squad, snips and clinc (JSON), spacy (.spacy), spacy_json (v2), brat (.ann and .txt), and
+    the formats of other packages.
     """
     others: Settings = dict(item.partition("=")[::2] for item in option or ())
     settings: Settings = {
@@ -186,6 +195,7 @@ def convert_cli(
         "columns": columns,
         "category": category,
         "text": text,
+        "scores": scores,
         "separator": separator,
         "delimiter": delimiter,
         "split": split,

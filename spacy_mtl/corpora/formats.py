@@ -24,6 +24,7 @@ from .parquet import read_parquet
 from .rasa import is_rasa, read_rasa
 from .slot_filling import read_slots
 from .spacy_files import is_spacy_json, read_spacy, read_spacy_json
+from .squad import is_squad, read_squad
 from .tables import read_csv, read_tsv
 from .text_io import OTHERS, read_head
 
@@ -144,7 +145,7 @@ FASTTEXT = Format(
     looks_like_fasttext,
 )
 SLOTS = FolderFormat(read_slots, ["seq.in", "seq.out", "label"], ["encoding", "skip_errors"])
-TABLE = ["text", "category", "separator", "delimiter", "lang", "encoding", "skip_errors"]
+TABLE = ["text", "category", "scores", "separator", "delimiter", "lang", "encoding", "skip_errors"]
 CSV = Format(read_csv, ["*.csv"], TABLE)
 TSV = Format(read_tsv, ["*.tsv"], TABLE, _looks_like_table)
 
@@ -158,6 +159,7 @@ SNIPS = JsonFormat(read_snips, ["*.json"], SPANS, has_form=is_snips)
 LABEL_STUDIO = JsonFormat(
     read_label_studio, ["*.json"], [*SPANS, "text", "category"], has_form=is_label_studio
 )
+SQUAD = JsonFormat(read_squad, ["*.json"], [*SPANS, "encoding"], has_form=is_squad)
 RASA = Format(read_rasa, ["*.yml", "*.yaml", "*.json"], [*SPANS, "encoding"], is_rasa)
 SPACY_JSON = JsonFormat(read_spacy_json, ["*.json"], ["skip_errors"], has_form=is_spacy_json)
 SPACY = Format(read_spacy, ["*.spacy"])

@@ -4,7 +4,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from math import isnan
+from math import inf, isfinite, isnan
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,7 +13,9 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
+from ..annotations.documents import write_numbers
 from ..errors import Errors
+from ..pairs import make_pair
 from ..types import Settings
 from .columns import Sentence, has_entities, label_words, make_docs
 from .omissions import Omissions
@@ -60,6 +62,7 @@ def read_csv(
     *,
     text: str = "",
     category: str = "",
+    scores: str = "",
     separator: str = "",
     delimiter: str = "",
     lang: str = "en",
@@ -67,7 +70,8 @@ def read_csv(
     skip_errors: bool = False,
     quoting: Literal[0, 1, 2, 3] = csv.QUOTE_MINIMAL,
 ) -> Iterator[Doc]:
-    """Read the texts and categories of a table with a header.
+    """Read the texts, categories and numbers of a table with a header. A table with two columns of
+    texts, such as premise and hypothesis, has docs of two texts, as `make_pair` makes them.
 
     A table with a word per row has a column of sentences, such as `Sentence #`, whose value may
     stand in the first row of each sentence only. Its columns are named word or token, lemma, pos,
@@ -75,11 +79,14 @@ def read_csv(
 
     path (Path): The file.
     vocab (Vocab): The vocab of the docs.
-    text (str): The column of the texts. Rows without text are left out. By default text, sentence
-        or utterance.
+    text (str): The column of the texts, or the two columns of pairs with a comma between them. Rows
+        without text are left out. By default text, sentence or utterance, or the names in PAIRS.
     category (str): The column of the labels, or several columns of 0 and 1 with commas between
         them, one for each label. By default label, labels, category, intent or class, or else all
-        columns of 0 and 1, if there are several, or else the only column besides the texts.
+        columns of 0 and 1, if there are several, or else the only column besides the texts, unless
+        it is one of `scores`.
+    scores (str): The columns of numbers, with commas between them. A blank cell is a missing
+        number.
     separator (str): The string between two labels of one text. With a separator, a blank cell
         means that no label applies. Without one, it means that the category is missing.
     delimiter (str): The character between two columns, or "tab". By default the line `sep=;` of
@@ -90,7 +97,8 @@ def read_csv(
     quoting (Literal[0, 1, 2, 3]): The handling of quotes, a constant of the `csv` module.
     YIELDS (Doc): The docs. `cats` has all labels of the file, with NaN for unknown ones.
     RAISES (ValueError): M110 if a column is missing, M103 if a row has another number of columns,
-        M114 for a share of a label that is not from 0 to 1, M137 for pairs of texts.
+        M114 for a share of a label that is not from 0 to 1 or a number that is none, M137 for more
+        than two columns of texts.
     """
     lines = split_lines(read_text(path, encoding))
     with Omissions(path, skip_errors, HINT) as omissions:
@@ -100,18 +108,23 @@ def read_csv(
         pair = next((names for names in PAIRS if known.keys() >= set(names)), ())
         if sentence and {"word", "token"} & known.keys() and not text and not category:
             yield from make_docs(vocab, _read_sentences(table, known[sentence], omissions))
-        elif pair and not text:
-            names = [known[name] for name in pair]
-            raise ValueError(Errors.M137.format(path=path, columns=names, first=names[0]))
         elif table.header:
-            text = text or _get_first(known, TEXTS)
-            _check_column(table, "--text", text)
-            labels = _find_labels(table, text, category)
+            default = [known[name] for name in pair] or [_get_first(known, TEXTS)]
+            texts = split_list(text) if "," in text and text not in table.header else [text]
+            texts = texts if text else default
+            if len(texts) > 2:
+                raise ValueError(Errors.M137.format(path=path, value=text, n=len(texts)))
+            numbers = split_list(scores)
+            for option, names in (("--text", texts), ("--scores", numbers)):
+                for name in names:
+                    _check_column(table, option, name)
+            labels = _find_labels(table, [*texts, *numbers], category)
             for name in table.header:
-                if name not in {text, *labels} and not _is_index(table, name):
+                if name not in {*texts, *numbers, *labels} and not _is_index(table, name):
                     omissions.add_unread("columns", name, table.line)
+            roles = Roles(texts, labels, numbers)
             nlp = blank(lang, vocab=vocab)
-            yield from with_cats(_read_texts(table, nlp, text, labels, separator, omissions))
+            yield from with_cats(_read_texts(table, nlp, roles, separator, omissions))
 
 
 def read_tsv(
@@ -130,6 +143,14 @@ def read_tsv(
     return read_csv(path, vocab, **settings)
 
 
+class Roles(NamedTuple):
+    """The columns of a table that are read: one or two of texts, those of labels and of numbers."""
+
+    texts: list[str]
+    labels: list[str]
+    numbers: list[str]
+
+
 class Table(NamedTuple):
     """A table: the names of its columns, their line, the delimiter, and each row with its line."""
 
@@ -138,6 +159,11 @@ class Table(NamedTuple):
     header: list[str]
     delimiter: str
     rows: list[tuple[int, dict[str, str]]]
+
+
+def split_list(text: str) -> list[str]:
+    """RETURNS (List[str]): The names in a list that is separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _read_table(
@@ -203,19 +229,23 @@ def _check_column(table: Table, option: str, column: str) -> None:
         raise ValueError(Errors.M110.format(where=where, column=column, found=found, fix=fix))
 
 
-def _find_labels(table: Table, text: str, category: str) -> list[str]:
-    """RETURNS (List[str]): The column of the labels, or the columns of 0 and 1."""
+def _find_labels(table: Table, used: Sequence[str], category: str) -> list[str]:
+    """RETURNS (List[str]): The column of the labels, or the columns of 0 and 1; none if all columns
+    are used for texts and numbers.
+    """
     if category:
         columns = [category] if category in table.header else category.split(",")
         columns = [column.strip() for column in columns]
     else:
         known = {name.lower(): name for name in reversed(table.header)}
         columns = [_get_first(known, LABELS)]
-        others = [name for name in table.header if name != text and name.lower() not in IDS]
+        others = [n for n in table.header if n not in used and n.lower() not in IDS]
         others = [name for name in others if not _is_index(table, name)]
         one_hot = [name for name in others if _is_one_hot(table, name)]
         if columns[0] not in table.header and (len(one_hot) > 1 or len(others) == 1):
             columns = one_hot if len(one_hot) > 1 else others
+        elif columns[0] in used or (columns[0] not in table.header and len(used) > 1):
+            columns = []
     for column in columns:
         _check_column(table, "--category", column)
     return columns
@@ -235,13 +265,13 @@ def _is_index(table: Table, column: str) -> bool:
 def _read_texts(
     table: Table,
     nlp: Language,
-    text: str,
-    labels: list[str],
+    roles: Roles,
     separator: str,
     omissions: Omissions,
 ) -> Iterator[tuple[Doc, Cats | None]]:
+    texts, labels, numbers = roles
     for line, row in table.rows:
-        if row[text].strip() in MISSING:
+        if any(row[text].strip() in MISSING for text in texts):
             omissions.add_left_out("rows without text", line)
             continue
         cells = [row[column].strip() for column in labels]
@@ -252,6 +282,8 @@ def _read_texts(
                 for label, cell in zip(labels, cells, strict=True)
             }
             is_missing = any(map(isnan, cats.values()))
+        elif not labels:
+            cats, is_missing = None, False
         elif separator and cells[0] not in MISSING - {""}:
             cats = {label.strip(): 1.0 for label in cells[0].split(separator) if label.strip()}
             is_missing = False
@@ -260,7 +292,23 @@ def _read_texts(
             cats = None if is_missing else {cells[0]: 1.0}
         if is_missing:
             omissions.add_left_out("labels that are empty or NaN", line)
-        yield nlp.make_doc(row[text]), cats
+        own = [row[text] for text in texts]
+        doc = nlp.make_doc(own[0]) if len(own) == 1 else make_pair(nlp, own[0], own[1])
+        if numbers:
+            write_numbers(doc, ((name, _read_number(table, line, name, row)) for name in numbers))
+        yield doc, cats
+
+
+def _read_number(table: Table, line: int, column: str, row: Mapping[str, str]) -> float | None:
+    cell = row[column].strip()
+    if cell in MISSING:
+        return None
+    try:
+        number = float(cell)
+    except ValueError:
+        number = inf
+    _check(isfinite(number), f"{table.path}, line {line}", column, cell, "a number, or empty")
+    return number
 
 
 def _read_share(table: Table, line: int, column: str, cell: str) -> float:

@@ -6,6 +6,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 
 from spacy_mtl.corpora.tables import read_csv, read_tsv
+from spacy_mtl.pairs import find_texts
 
 CSV = 'text,label\n"Hello, you",greet\nBye now,part\n'
 
@@ -16,7 +17,7 @@ def read(
     """Read a text as a file and send the docs through a `DocBin`."""
     path = folder / "table"
     path.write_bytes(content.encode())
-    return list(DocBin(docs=reader(path, Vocab(), **options)).get_docs(Vocab()))
+    return list(DocBin(docs=reader(path, Vocab(), **options), store_user_data=True).get_docs(Vocab()))
 
 
 def words(doc: Doc) -> list[str]:
@@ -230,13 +231,40 @@ def test_csv_with_a_word_per_row(tmp_path):
     assert is_missing(first) == (False, True, True)
 
 
-def test_csv_pairs_of_texts(tmp_path):
-    text = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tx\n"
-    with pytest.raises(ValueError, match=r"M137.*'sentence1', 'sentence2'.*--text sentence1"):
-        read(read_tsv, tmp_path, text)
+def test_pairs_of_texts(tmp_path):
+    text = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tx\n1\tc\t\ty\n"
+    with pytest.warns(UserWarning) as told:
+        (doc,) = read(read_tsv, tmp_path, text)
+    told = " ".join(str(item.message) for item in told)
+    assert "'index'" in told and "rows without text, in line 3" in told
+    assert [span.text for span in find_texts(doc)] == ["a", "b"]
+    assert doc.cats == {"x": 1.0}
     with pytest.warns(UserWarning, match=r"W110.*'index'.*'sentence2'"):
-        (doc,) = read(read_tsv, tmp_path, text, text="sentence1")
-    assert (doc.text, doc.cats) == ("a", {"x": 1.0})
+        doc, _ = read(read_tsv, tmp_path, text, text="sentence1")
+    assert (doc.text, doc.cats) == ("a", {"x": 1.0, "y": 0.0})
+    named = "one,two,label\na,b,x\n"
+    (doc,) = read(read_csv, tmp_path, named, text="one,two")
+    assert [span.text for span in find_texts(doc)] == ["a", "b"]
+    with pytest.raises(ValueError, match=r"M137.*'one,two,label' names 3 columns"):
+        read(read_csv, tmp_path, named, text="one,two,label")
+
+
+def test_numbers(tmp_path):
+    text = "text,age,size,label\na,3,,x\nb,1e2,-0.5,y\n"
+    docs = read(read_csv, tmp_path, text, scores="age,size")
+    assert [doc._.scores for doc in docs] == [
+        {"age": 3.0, "size": None},
+        {"age": 100.0, "size": -0.5},
+    ]
+    assert docs[0].cats == {"x": 1.0, "y": 0.0}
+    pairs = "sentence1,sentence2,score\na,b,2.5\n"
+    (doc,) = read(read_csv, tmp_path, pairs, scores="score")
+    assert (doc._.scores, doc.cats) == ({"score": 2.5}, {})
+    for wrong in ("old", "inf"):
+        with pytest.raises(ValueError, match=rf"M114.*line 2.*age.*{wrong}.*a number, or empty"):
+            read(read_csv, tmp_path, f"text,age\na,{wrong}\n", scores="age")
+    with pytest.raises(ValueError, match=r"M110.*'size'.*--scores"):
+        read(read_csv, tmp_path, "text,age\na,1\n", scores="size")
 
 
 def test_csv_skipped_rows(tmp_path):
