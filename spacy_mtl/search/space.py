@@ -68,6 +68,8 @@ class Numbers:
         """
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
+        if not isinstance(value, self.types):
+            return None
         return value if self.low <= value <= self.high else None
 
 
