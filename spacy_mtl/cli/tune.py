@@ -25,7 +25,9 @@ STOPPED = 130  # exit code of a command that Ctrl-C ended
 def tune_cli(
     ctx: Context,
     config_path: ConfigPath,
-    space_path: Annotated[Path, Argument(help="Config file of the values to vary", exists=True)],
+    space_path: Annotated[
+        Path, Argument(help="Config file of the values to vary", exists=True, dir_okay=False)
+    ],
     output: Annotated[
         Path, Option("--output", "-o", help="Folder for the study and the results", file_okay=False)
     ],

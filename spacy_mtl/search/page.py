@@ -208,8 +208,7 @@ def make_choice_table(results: Results) -> Table:
         outcome = choice.outcome
         row = [choice.rule, str(outcome.number), show(outcome.score)]
         if has_test:
-            gap = None if choice.test is None else get_score(outcome) - choice.test
-            row += [show(choice.test), "-" if gap is None else f"{100 * gap:+.2f}"]
+            row += [show(choice.test), show_optimism(choice)]
         for name in results.metrics:
             row += [show(outcome.scores[name])]
             row += [show(choice.test_scores.get(name))] if has_test else []
@@ -235,6 +234,13 @@ def make_trial_table(results: Results) -> Table:
             ]
         )
     return Table("Trials", "All trials", TRIALS_NOTE, header, rows, texts=2 + len(names))
+
+
+def show_optimism(choice: Choice) -> str:
+    """RETURNS (str): The score on dev minus the score on test, in points."""
+    if choice.test is None:
+        return "-"
+    return f"{100 * round(get_score(choice.outcome) - choice.test, 4) + 0.0:+.2f}"
 
 
 def show(score: float | None) -> str:

@@ -140,7 +140,7 @@ def describe_optimism(outcomes: Sequence[Outcome], choices: Sequence[Choice]) ->
     ]
     best = choices[0]
     if best.test is not None:
-        gap = get_score(best.outcome) - best.test
+        gap = round(get_score(best.outcome) - best.test, 3) + 0.0  # no negative zero
         sentences.append(
             f"The best trial has {100 * get_score(best.outcome):.1f} on dev and "
             f"{100 * best.test:.1f} on test: the choice among trials and a harder test set "
