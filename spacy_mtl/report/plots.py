@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from .records import Line, Matrix
 
@@ -245,6 +245,7 @@ def plot_points(
     *,
     line: Line = (),
     choices: Sequence[str] = (),
+    limits: tuple[float, float] | None = None,
     is_log: bool = False,
 ) -> Plot:
     """Plot points.
@@ -255,6 +256,8 @@ def plot_points(
     line (Line): A line that is drawn in steps behind the points.
     choices (Sequence[str]): The names of the horizontal positions 0, 1 and so on; without them
         the positions are numbers.
+    limits (Optional[Tuple[float, float]]): The ends of the horizontal scale; by default those of
+        the points.
     is_log (bool): Whether the horizontal scale is logarithmic.
     RETURNS (Plot): The plot.
     """
@@ -274,10 +277,19 @@ def plot_points(
                 marker="o",
                 linestyle="",
                 alpha=0.8,
+                clip_on=False,
             )
         axes.set_title(plain(title), loc="left", weight="bold")
         axes.set(xlabel=plain(labels[0]), ylabel=plain(labels[1]))
-        axes.set_xscale("log" if is_log else "linear")
+        if is_log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
+        elif all(float(x).is_integer() for trace in traces for x, _, _ in trace.points):
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if limits:
+            axes.set_xlim(*limits)
         if choices:
             axes.set_xticks(range(len(choices)), [plain(choice) for choice in choices])
             axes.set_xlim(-0.5, len(choices) - 0.5)

@@ -15,8 +15,8 @@ from .study import Outcome
 
 CAPTIONS = {
     "history": (
-        "The score of each trial on the dev data, in the order of the trials. The line is the best "
-        "score so far. A line that is flat for long says that more trials would bring little."
+        "The score of each complete trial on the dev data, in order. The line is the best score so "
+        "far. A line that is flat for long says that more trials would bring little."
     ),
     "importance": (
         "How much of the difference between good and bad trials each value explains, as estimated "
@@ -40,7 +40,6 @@ TRIALS_NOTE = (
     "Scores on dev in percent, at the trial's best evaluation. The file trials.csv has the errors "
     "of failed trials too."
 )
-STATES = ("complete", "pruned")
 
 
 @dataclass
@@ -146,20 +145,15 @@ def make_sections(results: Results) -> list[Section]:
 
 
 def plot_history(outcomes: Sequence[Outcome]) -> Plot:
-    """RETURNS (Plot): The score of each trial, and the best so far."""
-    traces, line, best = [], [], 0.0
-    for style, state in enumerate(STATES):
-        points = [
-            (float(o.number), 100 * o.score, f"trial {o.number}: {show(o.score)}")
-            for o in outcomes
-            if o.state == state and o.score is not None
-        ]
-        if points:
-            traces.append(Trace(state, "", style, points))
+    """RETURNS (Plot): The score of each complete trial, and the best so far."""
+    points: list[tuple[float, float, str]] = []
+    line: list[tuple[float, float]] = []
     for outcome in outcomes:
         if outcome.state == "complete":
-            best = max(best, 100 * get_score(outcome))
-            line.append((float(outcome.number), best))
+            x, y = float(outcome.number), 100 * get_score(outcome)
+            points.append((x, y, f"{show(outcome.score)} (trial {outcome.number})"))
+            line.append((x, max(y, line[-1][1]) if line else y))
+    traces = [Trace("score", "", 0, points)]
     return plot_points("Score by trial", traces, ("trial", "score (%)"), line=line)
 
 
@@ -171,13 +165,14 @@ def plot_slice(dimension: Dimension, complete: Sequence[Outcome]) -> Plot:
         if dimension.name in outcome.params:
             value = outcome.params[dimension.name]
             x = float(choices.index(str(value))) if choices else float(value or 0)
-            text = f"{show_param(value)}: {show(outcome.score)} (trial {outcome.number})"
+            text = f"{show(outcome.score)} with {show_param(value)} (trial {outcome.number})"
             points.append((x, 100 * get_score(outcome), text))
     return plot_points(
         dimension.name,
-        [Trace("complete", "", 0, points)],
+        [Trace("score", "", 0, points)],
         (dimension.path.rpartition(".")[2], "score (%)"),
         choices=choices,
+        limits=None if isinstance(dimension, Choices) else (dimension.low, dimension.high),
         is_log=not isinstance(dimension, Choices) and dimension.log,
     )
 
