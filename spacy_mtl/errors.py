@@ -601,8 +601,8 @@ class Errors(metaclass=_WithCodes):
         "driver is installed, such as sqlite:///study.db. Remove study.db if it is corrupt."
     )
     M268 = (
-        "All {n} trials failed, so there is no best config. Correct the config or the space, and "
-        "give another output folder. The first trial:\n{error}"
+        "Every trial failed ({n}), so there is no best config. Correct the config or the space, "
+        "and give another output folder. The first trial:\n{error}"
     )
     M269 = (
         "{name!r} is neither a task nor a score of the pipeline. Give tasks, {tasks}, or scores: "

@@ -113,7 +113,7 @@ class Search:
         """
         n_lost = requeue_lost(self.study, self.owner if self.plan.is_shared else None)
         if n_lost:
-            self.tell(f"{n_lost} stopped trials will be continued")
+            self.tell(f"Stopped trials that are continued: {n_lost}")
         if not self.study.get_trials(deepcopy=False):
             self.study.enqueue_trial(self.plan.space.find_own(self.plan.config))
         try:

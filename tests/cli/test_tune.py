@@ -145,7 +145,7 @@ def test_wrong_input(tune: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyP
         "spacy_mtl.search.trial.get_command", lambda folder: [sys.executable, "missing.py"]
     )
     code, output = tune("-n", "2")
-    assert code == 1 and "M268" in output and "All 2 trials failed" in output
+    assert code == 1 and "M268" in output and "Every trial failed (2)" in output
     assert "can't open file" in output
 
 

@@ -88,7 +88,9 @@ def test_if_all_trials_fail(make_plan: Callable, open_plan: Callable) -> None:
     """A few trials are enough to see that the space breaks all."""
     plan = make_plan(trials=20)
     study = open_plan(plan, *[{**GOOD, "mode": "crashes"}] * 4)
-    with pytest.raises(ValueError, match=r"M268.*All 3 trials failed(.|\n)*this trial crashes"):
+    with pytest.raises(
+        ValueError, match=r"M268.*Every trial failed \(3\)(.|\n)*this trial crashes"
+    ):
         Search(study, plan, print).run()
     with pytest.raises(ValueError, match=r"M268"):
         Search(study, plan, print).run()
@@ -141,7 +143,7 @@ def test_trials_of_a_killed_search(make_plan: Callable, open_plan: Callable) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "trials", 2)
         Search(study, plan, lines.append).run()
-    assert lines[0].startswith("1 stopped trials")
+    assert lines[0].endswith("continued: 1")
     assert find_resumed(study) == {own.number}
     assert [(o.folder, dict(o.params)) for o in get_outcomes(study)] == [("0", own_params)]
     assert study.trials[other.number].state.name == "RUNNING"
@@ -199,7 +201,7 @@ def test_kill_the_search_and_a_trial(
 
     monkeypatch.setattr(Search, "advance", kill_second)
     output = run_spacy(*command)
-    assert "1 stopped trials will be continued" in output
+    assert "Stopped trials that are continued: 1" in output
     assert "Trial 2: failed (killed by signal 9" in output
     _, *rows = csv.reader((out / "trials.csv").read_text().splitlines())
     assert [row[:2] for row in rows] == [["1", "complete"], ["2", "failed"]]
