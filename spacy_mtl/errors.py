@@ -585,6 +585,37 @@ class Errors(metaclass=_WithCodes):
         "--convert {value!r} names no corpus. Give options for all corpora, such as --convert "
         "'--tags upos', or for one of {corpora}, such as --convert 'NAME=--tags upos'."
     )
+    M262 = (
+        "{path} is no space of a search: {problem}. Give each value to vary a section, such as:\n"
+        '[rate]\ntype = "float"\npath = "training.optimizer.learn_rate.initial_rate"\n'
+        "low = 0.001\nhigh = 0.01\nlog = true"
+    )
+    M263 = (
+        "[{name}]: the config has no {path!r}. Correct the path, or add the setting to the config. "
+        "Similar paths: {close}."
+    )
+    M264 = (
+        '[{name}]: {problem}. A dimension has a `path`, a `type`, and for "float" and "int" the '
+        'bounds `low` < `high` and optionally `log = true`, for "categorical" a list `choices`, '
+        'for "block" sections in [{name}.choices].'
+    )
+    M265 = "A search needs packages that are not installed: {error}\nRun `{install}`."
+    M266 = (
+        "The study in {url} is of another config, space or metric. Give another output folder, or "
+        "restore these settings:\n{differences}"
+    )
+    M267 = (
+        "Can't use the database {url}: {error}\nGive the URL of a database that exists and whose "
+        "driver is installed, such as sqlite:///study.db. Remove study.db if it is corrupt."
+    )
+    M268 = (
+        "Every trial failed ({n}), so there is no best config. Correct the config or the space, "
+        "and give another output folder. The first trial:\n{error}"
+    )
+    M269 = (
+        "{name!r} is neither a task nor a score of the pipeline. Give tasks, {tasks}, or scores: "
+        "{keys}."
+    )
     M270 = "Building a wheel needs packages that are not installed: {missing}. Run `{install}`."
     M271 = (
         "There is no metadata of spacy-mtl {version} for {path}. Install the package again by pip: "
@@ -597,6 +628,11 @@ class Errors(metaclass=_WithCodes):
     M273 = (
         "{path} was not written by `spacy mtl package`, which would replace it. Give another "
         "output folder."
+    )
+    M274 = "Another process searches in {path}. Wait for its end, or give another output folder."
+    M275 = (
+        "--pareto needs at least two metrics, but there is {metrics}. Train several tasks, or give "
+        "--metric with several tasks."
     )
 
     # M17x label data and defaults

@@ -1,13 +1,15 @@
-"""Replaces files and folders atomically: as a whole or not at all."""
+"""Replaces files and folders atomically, as a whole or not at all, and locks folders."""
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from .errors import Errors
 
 NEW, OLD = ".mtl-new", ".mtl-old"  # suffixes of the new and the replaced version
+LOCK = ".mtl-lock"
 
 
 class WriteError(ValueError):
@@ -60,3 +62,20 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locking(folder: Path, wait: float = 0.0) -> Iterator[bool]:
+    """Hold the lock of a folder. The system releases it however the process ends.
+
+    folder (Path): The folder.
+    wait (float): Seconds to wait for another process that holds it.
+    YIELDS (bool): Whether this process holds the lock.
+    """
+    with closing(sqlite3.connect(folder / LOCK, timeout=wait, isolation_level=None)) as database:
+        try:
+            database.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            yield False
+        else:
+            yield True

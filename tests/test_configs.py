@@ -12,9 +12,12 @@ from spacy.util import load_config, registry
 from spacy.vocab import Vocab
 from thinc.api import Config
 
+from spacy_mtl.search.space import fill, read_space
+
 ROOT = Path(__file__).parents[1]
 ALL = ("tagger", "morphologizer", "lemmatizer", "parser", "ner", "textcat")
-CONFIGS = sorted((ROOT / "configs").glob("*.cfg"))
+SPACE = ROOT / "configs" / "space.cfg"  # of a search
+CONFIGS = sorted({*(ROOT / "configs").glob("*.cfg")} - {SPACE})
 
 
 @pytest.fixture
@@ -61,6 +64,13 @@ def test_config_is_filled_and_trains(
         assert config[section].keys() == nlp.config[section].keys() or path.stem == "single_task"
     train(nlp, tmp_path)
     assert (tmp_path / "model-last" / "config.cfg").exists()
+
+
+def test_the_space_fits_its_config() -> None:
+    config = fill(load_config(ROOT / "configs" / "mtl_cpu.cfg", interpolate=False)).config
+    own = read_space(SPACE, config).find_own(config)
+    # the search starts from the config
+    assert own.keys() == {"head_rate", "encoder_rate", "dropout", "pooling", "balancer"}
 
 
 def test_separate_corpora_keep_their_labels_apart(

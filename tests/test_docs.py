@@ -101,11 +101,15 @@ def run_python(code: str, name: str, namespace: dict[str, Any]) -> str:
 
 
 def run_line(line: str, encoder: str) -> str:
-    """Run a command with a tiny encoder in place of "minilm". Training takes two updates."""
+    """Run a command with a tiny encoder in place of "minilm". Training takes two updates. A search
+    has one trial, in a process of its own.
+    """
     words = shlex.split(line, comments=True)
     assert words[:3] == ["python", "-m", "spacy"], line
     if "train" in words[3:5]:
         words += SHORT
+    if "tune" in words:
+        words += [*SHORT, "--paths.encoder", encoder, "--trials", "1"]
     with replace_minilm(encoder):
         return run_spacy(*words[3:])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spacy_mtl.files import NEW, OLD, WriteError, clean_up, replacing
+from spacy_mtl.files import NEW, OLD, WriteError, clean_up, locking, replacing
 
 
 def write(folder: Path, text: str) -> None:
@@ -81,3 +81,11 @@ def test_torch_names_no_cause(tmp_path: Path) -> None:
 
     with pytest.raises(WriteError, match="No space left"), replacing(tmp_path / "checkpoint"):
         save()
+
+
+def test_one_process_holds_the_lock_of_a_folder(tmp_path: Path) -> None:
+    with locking(tmp_path) as is_first:
+        with locking(tmp_path) as is_second:
+            assert (is_first, is_second) == (True, False)
+    with locking(tmp_path, 1.0) as is_free:
+        assert is_free

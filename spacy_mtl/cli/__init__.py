@@ -15,6 +15,7 @@ from . import (  # noqa: F401
     package,
     report,
     train,
+    tune,
 )
 from .app import mtl_cli
 

@@ -1,7 +1,7 @@
 """The report as one HTML page, with styles, plots and scripts in it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -44,8 +44,46 @@ class Part:
     label: str | None = None
 
 
+@dataclass
+class Page:
+    """The content of the page.
+
+    title (str): The title of the window.
+    heading (str): The line above the verdict.
+    verdict (Sequence[str]): The result in sentences.
+    conditions (Sequence[str]): Sentences in small type below it.
+    card (Mapping[str, Sequence[str]]): Lines by term.
+    sections (Sequence[Section]): The sections.
+    keys (Keys): The runs that can be hidden.
+    """
+
+    title: str
+    heading: str
+    verdict: Sequence[str]
+    conditions: Sequence[str]
+    card: Mapping[str, Sequence[str]]
+    sections: Sequence[Section]
+    keys: Keys
+
+
 def make_page(report: Report) -> str:
-    """RETURNS (str): The report as HTML. The template escapes names, labels and texts."""
+    """RETURNS (str): The report as HTML."""
+    n = len(report.runs)
+    return render(
+        Page(
+            title=f"Multi-task report{': ' + report.corpus.name if report.corpus else ''}",
+            heading=f"Multi-task report of {n} run{'s' if n != 1 else ''}",
+            verdict=[tie(sentence) for sentence in make_verdict(report)],
+            conditions=make_conditions(report),
+            card=make_card(report),
+            sections=make_sections(report),
+            keys=Keys(report.runs),
+        )
+    )
+
+
+def render(page: Page) -> str:
+    """RETURNS (str): The page as HTML. The template escapes names, labels and texts."""
     environment = Environment(
         loader=PackageLoader(__package__, "."),
         autoescape=True,
@@ -57,12 +95,8 @@ def make_page(report: Report) -> str:
     filters = (split_marks, get_address, get_file_name, get_data)
     environment.filters |= {function.__name__: function for function in filters}
     return environment.get_template(TEMPLATE).render(
-        report=report,
-        verdict=[tie(sentence) for sentence in make_verdict(report)],
-        conditions=make_conditions(report),
-        card=make_card(report),
-        sections=make_sections(report),
-        keys=Keys(report.runs),
+        page=page,
+        keys=page.keys,
         max_rows=MAX_ROWS,
         n_colors=len(COLORS),
     )

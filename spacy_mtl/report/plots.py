@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from .records import Line, Matrix
 
@@ -157,7 +157,7 @@ def plot_lines(title: str, series: Sequence[Series], unit: str = "", is_log: boo
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} {unit}")
         axes.grid(True)
         add_legend(figure, [one.key for one in series])
-        return Plot(title, to_svg(figure, title), get_scales(axes, is_log), traces, "step")
+        return Plot(title, to_svg(figure, title), get_scales(axes), traces, "step")
 
 
 def list_points(mean: Line, lines: Mapping[str, Line], unit: str) -> list[tuple[float, float, str]]:
@@ -238,6 +238,92 @@ def plot_effects(title: str, traces: Sequence[Trace], spreads: Sequence[float]) 
         return Plot(title, to_svg(figure, title), get_scales(axes), [*traces])
 
 
+def plot_points(
+    title: str,
+    traces: Sequence[Trace],
+    labels: tuple[str, str],
+    *,
+    line: Line = (),
+    choices: Sequence[str] = (),
+    limits: tuple[float, float] | None = None,
+    is_log: bool = False,
+) -> Plot:
+    """Plot points.
+
+    title (str): The title.
+    traces (Sequence[Trace]): Groups of points.
+    labels (Tuple[str, str]): The names of the axes.
+    line (Line): A line that is drawn in steps behind the points.
+    choices (Sequence[str]): The names of the horizontal positions 0, 1 and so on; without them
+        the positions are numbers.
+    limits (Optional[Tuple[float, float]]): The ends of the horizontal scale; by default those of
+        the points.
+    is_log (bool): Whether the horizontal scale is logarithmic.
+    RETURNS (Plot): The plot.
+    """
+    with rc_context({**STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=(4.4, 3.1), layout="constrained")
+        axes = figure.subplots()
+        if line:
+            axes.step(*split(line), where="post", color=INK, alpha=0.4, linewidth=1.5)
+        for trace in traces:
+            points = [(x, y) for x, y, _ in trace.points]
+            color, gid = get_style(trace.style)["color"], KEY + trace.key
+            axes.plot(
+                *split(points),
+                label=plain(trace.name),
+                color=color,
+                gid=gid,
+                marker="o",
+                linestyle="",
+                alpha=0.8,
+                clip_on=False,
+            )
+        axes.set_title(plain(title), loc="left", weight="bold")
+        axes.set(xlabel=plain(labels[0]), ylabel=plain(labels[1]))
+        if is_log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
+        elif all(float(x).is_integer() for trace in traces for x, _, _ in trace.points):
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if limits:
+            axes.set_xlim(*limits)
+        if choices:
+            axes.set_xticks(range(len(choices)), [plain(choice) for choice in choices])
+            axes.set_xlim(-0.5, len(choices) - 0.5)
+        axes.grid(True)
+        if len(traces) > 1:
+            add_legend(figure, [trace.key for trace in traces])
+        return Plot(title, to_svg(figure, title), get_scales(axes), [*traces])
+
+
+def plot_bars(title: str, shares: Mapping[str, float], label: str) -> Plot:
+    """Plot shares as bars, one above the other.
+
+    title (str): The title.
+    shares (Mapping[str, float]): The shares by name, 0 to 1.
+    label (str): The name of the axis.
+    RETURNS (Plot): The plot.
+    """
+    with rc_context({**STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=(4.4, 1.0 + 0.3 * len(shares)), layout="constrained")
+        axes = figure.subplots()
+        rows = range(len(shares))
+        values = [100 * share for share in shares.values()]
+        axes.barh(rows, values, color=COLORS[0], height=0.6)
+        axes.set_title(plain(title), loc="left", weight="bold")
+        axes.set_xlabel(label)
+        axes.set_yticks(rows, [plain(name) for name in shares])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(shares) - 0.5, -0.5)
+        axes.grid(True, axis="x")
+        points = [(value, row, f"{value:.0f} %") for row, value in enumerate(values)]
+        traces = [Trace(name, "", 0, [point]) for name, point in zip(shares, points, strict=True)]
+        return Plot(title, to_svg(figure, title), get_scales(axes), traces)
+
+
 def add_legend(figure: Figure, keys: Sequence[str]) -> None:
     """Add a legend, whose entries disappear with their lines."""
     legend = figure.legend(loc="outside lower center", ncols=3, frameon=False)
@@ -246,7 +332,7 @@ def add_legend(figure: Figure, keys: Sequence[str]) -> None:
         text.set_gid(KEY + key)
 
 
-def get_scales(axes: Axes, is_log: bool = False) -> tuple[Scale, Scale]:
+def get_scales(axes: Axes) -> tuple[Scale, Scale]:
     """RETURNS (Tuple[Scale, Scale]): The scales of a drawn plot. SVG has 72 units per inch, and
     its vertical axis points down.
     """
@@ -256,7 +342,8 @@ def get_scales(axes: Axes, is_log: bool = False) -> tuple[Scale, Scale]:
     corners = axes.transData.transform([low, high]) * 72 / figure.dpi
     corners[:, 1] = 72 * figure.get_figheight() - corners[:, 1]
     scales = []
-    for i, is_log_axis in enumerate((False, is_log)):
+    for i, scale in enumerate((axes.get_xscale(), axes.get_yscale())):
+        is_log_axis = scale == "log"
         a, b = (math.log10(end[i]) if is_log_axis else end[i] for end in (low, high))
         factor = float(corners[1, i] - corners[0, i]) / (b - a)
         scales.append(
