@@ -27,6 +27,7 @@ from .heads.losses import (
     sigmoid,
     softmax,
 )
+from .pairs import make_pair
 from .types import (
     Bools1d,
     Bools2d,
@@ -100,6 +101,7 @@ __all__ = [
     "get_ops",
     "get_xp",
     "linear",
+    "make_pair",
     "one_hot",
     "score_docs",
     "score_tokens",
