@@ -247,7 +247,7 @@ def convert(
     for path, part in [(output, chunks)] if dev is None else [(output, chunks), (dev, held_out)]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as new:
-            DocBin(docs=part).to_disk(new)
+            DocBin(docs=part, store_user_data=True).to_disk(new)
     if named is None:
         present = [name for name in layers if any(map(layers[name].is_annotated, chunks))]
         named = set(present).difference(SECONDARY)

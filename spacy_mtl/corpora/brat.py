@@ -7,6 +7,7 @@ from pathlib import Path
 from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
+from .documents import set_document
 from .labelled_spans import Place, set_places
 from .omissions import Omissions
 from .text_io import UTF8, clean, get_tokenizer, make_error, read_lines, read_text
@@ -41,12 +42,13 @@ def read_brat(
     spans (str): The key in `doc.spans` for the entities; empty for `doc.ents`.
     encoding (str): The encoding of both files.
     skip_errors (bool): Whether entities that do not fit the text are left out.
-    YIELDS (Doc): The doc.
+    YIELDS (Doc): The doc. Its document id is the name of the file without the suffix.
     RAISES (ValueError): M101 if the text is missing, M114 if a line breaks the format; as
         `set_places`.
     """
     text = clean(read_text(path.with_suffix(".txt"), encoding))
     doc = get_tokenizer(lang, vocab).make_doc(text)
+    set_document(doc, path.stem)
     places, unknown = [], []
     with Omissions(path, skip_errors) as omissions:
         for number, line in read_lines(path, encoding):
