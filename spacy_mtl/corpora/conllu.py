@@ -346,9 +346,7 @@ def _typed_spans(doc: Doc, mentions: Iterable[Mention], declared: list[str]) -> 
     return [Span(doc, start, -end, label) for start, end, label in sorted(found)]
 
 
-def _group_documents(
-    path: Path, sentences: Sequence[Sentence], category: str
-) -> list[Document]:
+def _group_documents(path: Path, sentences: Sequence[Sentence], category: str) -> list[Document]:
     has_marks = any(map(_is_new, (meta for meta, _ in sentences)))
     found = [_find_category(meta, category) for meta, _ in sentences]
     is_split = not has_marks and None not in found
