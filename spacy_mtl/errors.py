@@ -615,8 +615,8 @@ class Errors(metaclass=_WithCodes):
     )
     M283 = "{path} has no finished fold. Run `python -m spacy mtl cv` until one fold is finished."
     M284 = (
-        "'{path}' is a pipeline, so the gold data is needed. Give a .spacy file as the second "
-        "argument, or the output folder of `mtl cv` as the only one."
+        "{path} is no output folder of `mtl cv`. If it is a pipeline, give its gold data as the "
+        "second argument."
     )
     M285 = (
         "The pipeline has no head whose probabilities of gold labels are known: {pipes}. Use one "
@@ -758,8 +758,8 @@ class Warnings(metaclass=_WithCodes):
         "Leave it out, or correct the key."
     )
     W131 = (
-        "{n} of {total} docs have no '{key}' in their user data. Each is taken as a document of its "
-        "own. If they are chunks, convert the corpus again, so that its document ids are kept."
+        "{n} of {total} docs have no '{key}' in their user data. Each is taken as a document of "
+        "its own. If they are chunks, convert the corpus again, so that its document ids are kept."
     )
     W132 = (
         "{n} of {total} docs have a near-duplicate in another fold, so scores are too high. The "
@@ -770,8 +770,8 @@ class Warnings(metaclass=_WithCodes):
         "Add documents, merge labels, or remove them."
     )
     W134 = (
-        "{n} labels are in one fold only, so they are tested without being learned: {labels}. Choose "
-        "more folds, or add documents."
+        "{n} labels are in one fold only, so they are tested without being learned: {labels}. "
+        "Choose more folds, or add documents."
     )
     W135 = (
         "{n} labels of the merged corpora differ only in case: {labels}. Rename them, or they are "

@@ -33,6 +33,7 @@ STAGES = [
         "balancing",
         "training",
         "report",
+        "validation",
         "checks",
     ),
     *("cli", "api"),

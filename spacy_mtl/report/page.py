@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -17,7 +17,8 @@ from .tables import make_tables
 from .verdict import make_conditions, make_verdict
 
 MAX_ROWS = 12  # of a table that is not folded
-TEMPLATE = "page.html.jinja"  # includes page.css and page.js
+# They include page.css and page.js.
+TEMPLATE, SIMPLE_TEMPLATE = "page.html.jinja", "simple.html.jinja"
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Section:
     title: str
     figures: list[Figure]
     tables: list[Table]
-    excerpts: dict[str, list[Excerpt]]
+    excerpts: dict[str, list[Excerpt]] = field(default_factory=dict)
 
 
 @dataclass
@@ -46,6 +47,45 @@ class Part:
 
 def make_page(report: Report) -> str:
     """RETURNS (str): The report as HTML. The template escapes names, labels and texts."""
+    return (
+        make_environment()
+        .get_template(TEMPLATE)
+        .render(
+            report=report,
+            verdict=[tie(sentence) for sentence in make_verdict(report)],
+            conditions=make_conditions(report),
+            card=make_card(report),
+            sections=make_sections(report),
+            keys=Keys(report.runs),
+            max_rows=MAX_ROWS,
+            n_colors=len(COLORS),
+        )
+    )
+
+
+def make_simple_page(title: str, verdict: Sequence[str], sections: Sequence[Section]) -> str:
+    """Write figures and tables that belong to no runs as a page with the style of the report.
+
+    title (str): The title of the page.
+    verdict (Sequence[str]): The results in words.
+    sections (Sequence[Section]): The sections, without excerpts.
+    RETURNS (str): The page as HTML. The template escapes names, labels and texts.
+    """
+    return (
+        make_environment()
+        .get_template(SIMPLE_TEMPLATE)
+        .render(
+            title=title,
+            verdict=[tie(sentence) for sentence in verdict],
+            sections=sections,
+            keys=Keys([]),
+            max_rows=MAX_ROWS,
+        )
+    )
+
+
+def make_environment() -> Environment:
+    """RETURNS (Environment): The environment of the templates."""
     environment = Environment(
         loader=PackageLoader(__package__, "."),
         autoescape=True,
@@ -56,16 +96,7 @@ def make_page(report: Report) -> str:
     environment.tests["bold"] = lambda cell: isinstance(cell, Bold)
     filters = (split_marks, get_address, get_file_name, get_data)
     environment.filters |= {function.__name__: function for function in filters}
-    return environment.get_template(TEMPLATE).render(
-        report=report,
-        verdict=[tie(sentence) for sentence in make_verdict(report)],
-        conditions=make_conditions(report),
-        card=make_card(report),
-        sections=make_sections(report),
-        keys=Keys(report.runs),
-        max_rows=MAX_ROWS,
-        n_colors=len(COLORS),
-    )
+    return environment
 
 
 def make_sections(report: Report) -> list[Section]:

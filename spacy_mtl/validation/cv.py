@@ -1,8 +1,8 @@
 """Cross-validation: a training run and an evaluation for each fold, which can be stopped and
 resumed.
 
-The output folder has `cv.json` with the settings, a folder such as `folds/1-3` (first repeat, third
-fold) with the data of the fold and a folder for each model of it, and the summary.
+`names.py` lists the files of the output folder. Its folder `folds/1-3`, for the first repeat and
+the third fold, has the data of the fold, and a folder for each model.
 """
 
 import hashlib
@@ -34,11 +34,10 @@ from ..training.scoreboard import find_keys, get_score_weights
 from ..types import Ints1d, Settings
 from .folds import count_labels, find_groups, make_folds, warn_of_rare_labels
 from .leaks import find_leaks, warn_of_leaks
+from .names import CONFIG, FOLDS, LOG, PREDICTIONS, RESULT, SETTINGS
 from .outcome import Outcome, evaluate, save_docs
 
 MULTI = "multi"  # the name of the model for all tasks
-SETTINGS, RESULT, LOG, CONFIG = "cv.json", "result.json", "log.txt", "config.cfg"
-PREDICTIONS, GOLD = "predictions.spacy", "gold.spacy"
 PARTS = ("train", "dev", "test")
 DEV_FOLDS = 10  # one of them is the dev data of a training run
 TAIL = 15  # lines of a log in a message
@@ -173,7 +172,7 @@ class CrossValidation:
 
     def get_folder(self, fold: Fold) -> Path:
         """RETURNS (Path): The folder of a fold's model."""
-        return self.output / "folds" / fold.name / fold.model
+        return self.output / FOLDS / fold.name / fold.model
 
     def is_finished(self, fold: Fold) -> bool:
         """RETURNS (bool): Whether a fold has been trained and tested."""

@@ -1,4 +1,4 @@
-"""Divides docs into folds, with the chunks of a document in one fold and all labels in every fold."""
+"""Divides docs into folds: chunks of a document in one fold, each label in all folds."""
 
 import warnings
 from collections import Counter
@@ -92,9 +92,8 @@ def make_folds(groups: Ints1d, labels: Labels, k: int, seed: int = 0) -> Ints1d:
     """Divide groups of docs into folds with about equal shares of each label, and of docs.
 
     Groups with rare labels come first. Each group goes to the fold that has least of its labels.
-    Each layer has the same weight, and so have the docs. This is the idea of Sechidis et al. (2011),
-    "On the Stratification of Multi-Label Data", with groups in place of examples, and all labels of
-    a group at once.
+    Each layer has the same weight, and so have the docs. Sechidis et al. (2011), "On the
+    Stratification of Multi-Label Data", do so with examples in place of groups, and label by label.
 
     groups (Ints1d): The number of the group of each doc, D.
     labels (Labels): The labels of the docs.

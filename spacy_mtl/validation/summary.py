@@ -14,7 +14,8 @@ from ..report.records import Line
 from ..report.scores import Counts
 from ..report.significance import get_p_value, get_spread
 from ..types import Ints1d
-from .cv import GOLD, MULTI, PREDICTIONS, CrossValidation, Fold
+from .cv import MULTI, CrossValidation, Fold
+from .names import GOLD, PREDICTIONS
 from .outcome import Answers, Outcome, save_docs
 
 CONFIDENCE = 0.95

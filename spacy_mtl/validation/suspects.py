@@ -4,23 +4,25 @@ Northcutt et al. (2021), "Confident Learning: Estimating Uncertainty in Dataset 
 the difference of two probabilities, that of the predicted label and that of the gold label.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
+from spacy.vocab import Vocab
 
-from ..corpora.documents import get_document
+from ..corpora.documents import get_document, keep_document
+from ..errors import Errors, quote
 from ..heads.rating import Rating, RatingHead
-from ..training.calibration import Scored, find_examples
+from ..loading import load_pipeline, read_examples, stream_docs
+from ..training.calibration import Scored, find_examples, keep_scores
+from .names import PREDICTIONS, SETTINGS
 
 RATINGS = "mtl_ratings"  # in `user_data` of predicted docs: the contradicted labels of each head
 CONTEXT = 12  # tokens on each side
-HEADER = ("task", "doc", "document", "text", "words", "gold", "predicted", "p_gold", "p_predicted")
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,37 @@ def list_suspects(docs: Iterable[Doc]) -> list[Suspect]:
     return sorted(found, key=lambda suspect: -suspect.score)
 
 
-def to_csv(suspects: Iterable[Suspect]) -> str:
-    """RETURNS (str): The suspects as CSV with the columns HEADER, most confident first."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(HEADER)
-    for suspect in suspects:
-        values = (getattr(suspect, name) for name in HEADER)
-        writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in values])
-    return file.getvalue()
+def find_suspects(pipeline: str | Path, data: Path) -> list[Suspect]:
+    """Run a pipeline over gold data.
+
+    pipeline (Union[str, Path]): The name of an installed pipeline, or a folder.
+    data (Path): A .spacy file, or a folder of .spacy files.
+    RETURNS (List[Suspect]): The contradicted labels, most confident first.
+    RAISES (ValueError): M204 to M206 if the pipeline or the data cannot be read, M285 if the
+        pipeline has no head whose labels can be rated.
+    """
+    nlp = load_pipeline(pipeline)
+    if not find_rating_heads(nlp):
+        raise ValueError(Errors.M285.format(pipes=quote(nlp.pipe_names) or "none"))
+    examples = read_examples(data, nlp)
+    with keep_scores(nlp) as scored:
+        for _ in nlp.pipe(eg.predicted for eg in examples):
+            pass
+    rate_docs(nlp, examples, scored)
+    for eg in examples:
+        keep_document(eg.reference, eg.predicted)
+    return list_suspects(eg.predicted for eg in examples)
+
+
+def read_suspects(folder: Path) -> list[Suspect]:
+    """Read the contradicted labels of a cross-validation.
+
+    folder (Path): The output folder of `mtl cv`.
+    RETURNS (List[Suspect]): The contradicted labels, most confident first.
+    RAISES (ValueError): M283 if no fold is finished, M284 if the folder is another one.
+    """
+    path = folder / PREDICTIONS
+    if not path.exists():
+        message = Errors.M283 if (folder / SETTINGS).exists() else Errors.M284
+        raise ValueError(message.format(path=folder))
+    return list_suspects(stream_docs(path, Vocab()))

@@ -257,10 +257,8 @@ class MultiTaskMultiLabelTextCategorizer(  # type: ignore[misc]
         p, is_gold = sigmoid(scores / self.temperature), truths > 0
         found: list[list[Rating]] = [[] for _ in examples]
         for i, j in numpy.argwhere(labelled & (is_gold != (p > 0.5))).tolist():
-            sides = [
-                (self.labels[j], float(p[i, j])),
-                (f"not {self.labels[j]}", 1 - float(p[i, j])),
-            ]
+            label, likely = self.labels[j], float(p[i, j])
+            sides = [(label, likely), (f"not {label}", 1 - likely)]
             (gold, p_gold), (predicted, p_predicted) = sides if is_gold[i, j] else sides[::-1]
             end = len(examples[i].predicted)
             found[i].append(Rating(0, end, gold, predicted, p_gold, p_predicted))
