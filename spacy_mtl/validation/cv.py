@@ -122,13 +122,12 @@ class CrossValidation:
             own = [*get_score_weights(nlp, name)]
             self.tasks[name] = Task(name, layer, keys.get(name), own)
         layers = self.layers
-        self._check_settings()
         self.groups = find_groups(self.docs, self.group_by)
         labels = count_labels(self.docs, layers)
         self.folds = [make_folds(self.groups, labels, self.k, seed) for seed in range(self.repeats)]
-        for folds in self.folds[:1]:
-            warn_of_rare_labels(self.groups, folds, labels)
-            warn_of_leaks(self.docs, find_leaks(self.docs, folds))
+        self._keep_settings()
+        warn_of_rare_labels(self.groups, self.folds[0], labels)
+        warn_of_leaks(self.docs, find_leaks(self.docs, self.folds[0]))
 
     @property
     def layers(self) -> dict[str, AnnotationLayer[object]]:
@@ -140,21 +139,24 @@ class CrossValidation:
             raise ValueError(Errors.M277.format(name=self.stratify, choices=quote(layers)))
         return {self.stratify: layers[self.stratify]}
 
-    def _check_settings(self) -> None:
-        """Write the settings, or compare them with those of the folder. Everything that changes a
-        fold counts. More repeats and single models may follow later.
+    def _get_settings(self) -> Settings:
+        """RETURNS (Dict[str, Any]): Everything that changes a fold. More repeats and single models
+        may follow later.
         """
         digest = hashlib.sha256()
         for doc in self.docs:
             digest.update(doc.to_bytes(exclude=["user_data", "tensor"]))
-        own = {
+        return {
             "config": self.config.to_str(interpolate=False),
             "data": digest.hexdigest(),
             "number of folds": self.k,
             "--group-by": self.group_by,
             "--stratify": self.stratify,
         }
-        path = self.output / SETTINGS
+
+    def _keep_settings(self) -> None:
+        """Write the settings, or compare them with those of the folder."""
+        path, own = self.output / SETTINGS, self._get_settings()
         if path.exists():
             known = srsly.read_json(path)
             for what in own:
@@ -191,7 +193,7 @@ class CrossValidation:
         RAISES (ValueError): M281 at the end, for the first fold whose training failed.
         """
         todo = [fold for fold in self.list_folds() if not self.is_finished(fold)]
-        failed: list[ValueError] = []
+        codes: dict[Fold, int] = {}
         processes = Processes(max(1, (os.cpu_count() or 1) // jobs))
         pool = ThreadPoolExecutor(jobs)
         futures: dict[Future[int], Fold] = {}
@@ -202,18 +204,17 @@ class CrossValidation:
                 futures[pool.submit(processes.run, command, log)] = fold
             for future in as_completed(futures):
                 fold = futures[future]
-                if code := future.result():
-                    failed.append(self._make_error(fold, code))
-                    continue
-                self.test(fold)
-                yield fold
+                codes[fold] = future.result()
+                if not codes[fold]:
+                    self.test(fold)
+                    yield fold
         finally:
             for future in futures:
                 future.cancel()
             processes.stop()
             pool.shutdown()
-        if failed:
-            raise failed[0]
+        if failed := [fold for fold in todo if codes[fold]]:
+            raise self._make_error(failed[0], codes[failed[0]])
 
     def _make_error(self, fold: Fold, code: int) -> ValueError:
         log = self.get_folder(fold) / LOG

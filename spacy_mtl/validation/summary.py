@@ -44,7 +44,7 @@ class TaskSummary:
     values (Dict[Tuple[int, int], float]): The score by repeat and fold, both from 1 on.
     mean (float): Their mean.
     spread (Optional[float]): Their standard deviation; None for one fold.
-    interval (Optional[Tuple[float, float]]): The confidence interval of the mean.
+    interval (Optional[Tuple[float, float]]): The confidence interval of the mean, within 0 and 1.
     single (Optional[Single]): The task trained alone.
     """
 
@@ -119,7 +119,7 @@ def summarize_scores(task: str, score: str, values: dict[str, float], k: int) ->
         # Nadeau and Bengio (2003), "Inference for the Generalization Error", section 3.
         n = len(values)
         half = get_t(n - 1) * spread * math.sqrt(1 / n + 1 / (k - 1))
-        interval = mean - half, mean + half
+        interval = max(mean - half, 0.0), min(mean + half, 1.0)
     return TaskSummary(task, score, values, mean, spread, interval)
 
 
