@@ -624,8 +624,8 @@ class Errors(metaclass=_WithCodes):
     )
     M286 = "Cannot write '{path}': the suffix is neither .csv nor .html. Rename the output."
     M287 = (
-        "The label '{label}' of '{task}' is unknown to '{name}', which was trained in fold {fold}. "
-        "Use the pipeline and the folds of one config."
+        "The pipelines of the folds in {path} have no {names}. Give a cross-validation with the "
+        "config of the pipeline."
     )
 
     # M17x label data and defaults

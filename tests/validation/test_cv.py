@@ -98,27 +98,27 @@ def test_single_tasks(tmp_path: Path) -> None:
 def test_settings_are_compared(tmp_path: Path) -> None:
     make_cv(tmp_path)
     make_cv(tmp_path, repeats=3, is_single=True)
-    with pytest.raises(ValueError, match="M280.* another number of folds"):
+    with pytest.raises(ValueError, match=r"M280.* another number of folds"):
         make_cv(tmp_path, k=4)
-    with pytest.raises(ValueError, match="M280.* another --group-by"):
+    with pytest.raises(ValueError, match=r"M280.* another --group-by"):
         make_cv(tmp_path, group_by="none")
     config = load_config(MTL, interpolate=False, overrides={"training.dropout": 0.2})
-    with pytest.raises(ValueError, match="M280.* another config"):
+    with pytest.raises(ValueError, match=r"M280.* another config"):
         CrossValidation(config, make_docs(), tmp_path, 3)
     config = load_config(MTL, interpolate=False)
-    with pytest.raises(ValueError, match="M280.* another data"):
+    with pytest.raises(ValueError, match=r"M280.* another data"):
         CrossValidation(config, make_docs(20), tmp_path, 3)
 
 
 def test_wrong_settings(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="M276.*12 documents.* 13 folds"):
+    with pytest.raises(ValueError, match=r"M276.*12 documents.* 13 folds"):
         make_cv(tmp_path / "a", k=13)
     assert make_cv(tmp_path / "a").k == 3  # the wrong number was not kept
-    with pytest.raises(ValueError, match="M277.*'heads'.*'tags', 'ents', 'cats'"):
+    with pytest.raises(ValueError, match=r"M277.*'heads'.*'tags', 'ents', 'cats'"):
         make_cv(tmp_path / "b", stratify="heads")
     config = load_config(MTL, interpolate=False)
     config["paths"] = {"encoder": "minilm"}
-    with pytest.raises(ValueError, match="M282"):
+    with pytest.raises(ValueError, match=r"M282"):
         CrossValidation(config, make_docs(), tmp_path / "c")
 
 

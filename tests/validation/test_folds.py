@@ -58,7 +58,7 @@ def test_a_group_is_in_one_fold_and_no_fold_is_empty(groups, k, seed) -> None:
     _, numbers = numpy.unique(groups, return_inverse=True)
     labels = Labels([("tags", "N")], numpy.ones((len(groups), 1)))
     if numbers.max() + 1 < max(k, 3):
-        with pytest.raises(ValueError, match="M276"):
+        with pytest.raises(ValueError, match=r"M276"):
             make_folds(numbers, labels, k, seed)
         return
     folds = make_folds(numbers, labels, k, seed)
@@ -69,7 +69,9 @@ def test_a_group_is_in_one_fold_and_no_fold_is_empty(groups, k, seed) -> None:
 
 def test_labels_of_all_tasks_are_divided_evenly() -> None:
     random = numpy.random.default_rng(0)
-    docs = [make_doc(f"d{i}", "V" if random.random() < 0.1 else "N", f"c{i % 3}") for i in range(90)]
+    docs = [
+        make_doc(f"d{i}", "V" if random.random() < 0.1 else "N", f"c{i % 3}") for i in range(90)
+    ]
     layers = {name: get_layers()[name] for name in ("tags", "cats")}
     labels = count_labels(docs, layers)
     groups = find_groups(docs)

@@ -2,8 +2,8 @@ import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spacy.tokens import Doc
 from spacy.lang.en import English
+from spacy.tokens import Doc
 
 from spacy_mtl.validation.leaks import SIMILAR, find_leaks, make_shingles, warn_of_leaks
 

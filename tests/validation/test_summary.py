@@ -7,8 +7,8 @@ import pytest
 from spacy_mtl.validation.cv import Fold
 from spacy_mtl.validation.outcome import Answers, Outcome
 from spacy_mtl.validation.summary import Summary, compare, get_t, summarize_scores
-from spacy_mtl.validation.tables import make_suspect_table, make_tables, make_verdict
 from spacy_mtl.validation.suspects import Suspect
+from spacy_mtl.validation.tables import make_suspect_table, make_tables, make_verdict
 
 RIGHT, WRONG = {"x": (1, 0, 0)}, {"x": (0, 1, 1)}
 

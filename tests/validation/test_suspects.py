@@ -154,7 +154,11 @@ def test_rank() -> None:
         "ner": [[2, 4, "O", "PLACE", 0.0, 0.99]],
     }
     found = list_suspects([Doc(doc.vocab, words=["a"]), doc])
-    assert [(s.task, s.words) for s in found] == [("ner", "w2 w3"), ("tagger", "w0"), ("tagger", "w20")]
+    assert [(s.task, s.words) for s in found] == [
+        ("ner", "w2 w3"),
+        ("tagger", "w0"),
+        ("tagger", "w20"),
+    ]
     assert [round(s.score, 2) for s in found] == [0.99, 0.7, 0.2]
     assert {(s.doc, s.document) for s in found} == {(2, "x")}
     assert found[2].text == " ".join(f"w{i}" for i in range(8, 33))
