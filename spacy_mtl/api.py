@@ -27,6 +27,7 @@ from .heads.losses import (
     sigmoid,
     softmax,
 )
+from .heads.rating import Rating, RatingHead
 from .types import (
     Bools1d,
     Bools2d,
@@ -84,6 +85,8 @@ __all__ = [
     "Pos",
     "Range",
     "Rate",
+    "Rating",
+    "RatingHead",
     "ScalarBalancer",
     "Seed",
     "Settings",

@@ -1,11 +1,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import pytest
-from conftest import make_gold
+from conftest import Trainings, make_gold
 from spacy.tokens import Doc, DocBin
 from spacy.vocab import Vocab
 from typer.testing import CliRunner
@@ -13,7 +12,6 @@ from typer.testing import CliRunner
 from spacy_mtl.cli import mtl_cli
 from spacy_mtl.corpora.documents import get_document, set_document
 from spacy_mtl.validation.cv import CrossValidation, Processes
-from spacy_mtl.validation.outcome import evaluate
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mtl_cpu.cfg"
 OVERRIDES = {
@@ -27,39 +25,9 @@ N = 18
 pytestmark = pytest.mark.filterwarnings("ignore:.W132:UserWarning", "ignore:.W133:UserWarning")
 
 
-class Trainings:
-    """Trains in the process of the test, which has imported torch already, and not at the same time
-    as it tests.
-
-    names (List[str]): The training runs so far.
-    most (Optional[int]): The number of training runs after which Ctrl-C interrupts all others.
-    """
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.most: int | None = None
-        self.lock = Lock()
-
-    def run(self, command: Sequence[str], log: Path) -> int:
-        with self.lock:
-            if self.most == len(self.names):
-                raise KeyboardInterrupt
-            self.names.append("/".join(log.parts[-3:-1]))
-            result = CliRunner().invoke(mtl_cli, [*command[4:]])
-            log.write_text(result.output, encoding="utf8")
-            return result.exit_code
-
-    def evaluate(self, *args: Any) -> Any:
-        with self.lock:
-            return evaluate(*args)
-
-
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
-    trainings = Trainings()
-    monkeypatch.setattr(Processes, "run", lambda _, command, log: trainings.run(command, log))
-    monkeypatch.setattr("spacy_mtl.validation.cv.evaluate", trainings.evaluate)
-    return trainings
+    return Trainings(monkeypatch)
 
 
 @pytest.fixture
