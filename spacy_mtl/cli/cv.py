@@ -1,5 +1,6 @@
 """`spacy mtl cv`: cross-validation by document."""
 
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -93,8 +94,9 @@ def cv_cli(
     msg.info(f"{len(todo)} of {len(cv.list_folds())} models to train")
     is_stopped = False
     try:
-        for fold in cv.run(jobs):
-            msg.good(f"Finished fold {fold.name} ({fold.model})")
+        with closing(cv.run(jobs)) as folds:
+            for fold in folds:
+                msg.good(f"Finished fold {fold.name} ({fold.model})")
     except KeyboardInterrupt:
         is_stopped = True
         msg.warn("Stopped. Run the same command again to go on.")

@@ -10,13 +10,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from threading import Event
 
 import numpy
 import srsly
@@ -28,7 +29,7 @@ from ..annotations import AnnotationLayer, find_main_layer
 from ..contracts import find_encoders, find_tasks
 from ..corpora.documents import DOCUMENT
 from ..errors import Errors, quote
-from ..files import remove, replacing
+from ..files import remove, replacing, try_lock
 from ..training.loop import CHECKPOINT
 from ..training.scoreboard import find_keys, get_score_weights
 from ..types import Ints1d, Settings
@@ -40,6 +41,8 @@ from .outcome import Outcome, evaluate, save_docs
 MULTI = "multi"  # the name of the model for all tasks
 PARTS = ("train", "dev", "test")
 DEV_FOLDS = 10  # one of them is the dev data of a training run
+WAIT = 1.0  # seconds until a locked log is tried again
+INTERRUPTED = 130  # the exit code of a run that did not begin
 TAIL = 15  # lines of a log in a message
 PLAIN = {"@misc": "spacy-mtl.StaticWeights.v1"}
 
@@ -184,7 +187,7 @@ class CrossValidation:
         """RETURNS (List[int]): The docs that a fold is tested on."""
         return numpy.flatnonzero(self.folds[fold.repeat] == fold.fold).tolist()
 
-    def run(self, jobs: int = 1) -> Iterator[Fold]:
+    def run(self, jobs: int = 1) -> Generator[Fold, None, None]:
         """Train and test the folds that are not finished. A fold that fails does not stop the
         others.
 
@@ -307,29 +310,31 @@ class Processes:
     def __init__(self, threads: int) -> None:
         self.environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self.running: set[subprocess.Popen[bytes]] = set()
-        self.is_stopped = False
+        self.stopped = Event()
 
     def run(self, command: Sequence[str], log: Path) -> int:
-        """Run a command.
+        """Run a command, after another process that still writes to the log, such as one that has
+        survived an earlier cross-validation.
 
         command (Sequence[str]): The command. It gets no Ctrl-C of the terminal, only that of
             `stop`, so that it is interrupted once.
         log (Path): The file that its output is appended to.
         RETURNS (int): Its exit code.
         """
-        with (
-            log.open("ab") as file,
-            subprocess.Popen(
+        with log.open("ab") as file:
+            while not try_lock(file):
+                if self.stopped.wait(WAIT):
+                    return INTERRUPTED
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=self.environment,
                 start_new_session=True,
-            ) as process,
-        ):
+            )
             self.running.add(process)
-            if self.is_stopped:
+            if self.stopped.is_set():
                 self._interrupt(process)
             code = process.wait()
             self.running.discard(process)
@@ -337,7 +342,7 @@ class Processes:
 
     def stop(self) -> None:
         """Interrupt all processes, and those that are about to begin. They save what they have."""
-        self.is_stopped = True
+        self.stopped.set()
         for process in [*self.running]:
             self._interrupt(process)
 

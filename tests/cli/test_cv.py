@@ -122,7 +122,7 @@ def test_failed_training(
 def test_merged_corpora(
     encoder: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CrossValidation, "run", lambda self, jobs: iter(()))
+    monkeypatch.setattr(CrossValidation, "run", lambda self, jobs: (fold for fold in ()))
     doc = make_gold(Vocab(), 0)
     doc.cats = {"Travel": 1.0}
     set_document(doc, "other")

@@ -1,4 +1,3 @@
-import signal
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from spacy.util import load_config
 from spacy.vocab import Vocab
 
 from spacy_mtl.corpora.documents import get_document, set_document
-from spacy_mtl.validation.cv import CrossValidation, Fold, Processes
+from spacy_mtl.validation.cv import INTERRUPTED, CrossValidation, Fold, Processes
 from spacy_mtl.validation.names import CONFIG
 
 MTL = Path(__file__).parents[2] / "configs" / "mtl_cpu.cfg"
@@ -135,18 +134,52 @@ def test_process(tmp_path: Path) -> None:
     assert not processes.running
 
 
+def start(processes: Processes, command: list[str], log: Path) -> tuple[Thread, list[int]]:
+    """RETURNS: The thread of a process that has begun, and the place for its exit code."""
+    codes: list[int] = []
+    thread = Thread(target=lambda: codes.append(processes.run(command, log)))
+    thread.start()
+    while not log.exists() or not log.read_text():
+        time.sleep(0.01)
+    return thread, codes
+
+
+SLEEP = [sys.executable, "-S", "-c", "print(1, flush=True); import time; time.sleep(60)"]
+
+
 def test_processes_are_interrupted(tmp_path: Path) -> None:
     """Also one that begins after the stop."""
-    processes, codes = Processes(1), []
-    command = [sys.executable, "-S", "-c", "print(1, flush=True); import time; time.sleep(60)"]
-    thread = Thread(target=lambda: codes.append(processes.run(command, tmp_path / "log")))
-    thread.start()
-    while not (tmp_path / "log").exists() or not (tmp_path / "log").read_text():
-        time.sleep(0.01)
+    processes = Processes(1)
+    thread, codes = start(processes, SLEEP, tmp_path / "log")
     processes.stop()
     thread.join(30)
-    assert len(codes) == 1 and codes[0] != 0
-    assert processes.run(command, tmp_path / "log2") == -signal.SIGINT or not processes.running
+    assert len(codes) == 1 and codes[0]
+    assert processes.run(SLEEP, tmp_path / "other")
+
+
+def test_a_surviving_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spacy_mtl.validation.cv.WAIT", 0.01)
+    survivor, later, log = Processes(1), Processes(1), tmp_path / "log"
+    thread, _ = start(survivor, SLEEP, log)
+    codes: list[int] = []
+    waiting = Thread(target=lambda: codes.append(later.run([sys.executable, "-S", "-c", ""], log)))
+    waiting.start()
+    waiting.join(0.2)
+    assert not codes and not later.running
+    survivor.stop()
+    waiting.join(30)
+    thread.join(30)
+    assert codes == [0]
+
+
+def test_waiting_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spacy_mtl.validation.cv.WAIT", 0.01)
+    survivor, later, log = Processes(1), Processes(1), tmp_path / "log"
+    thread, _ = start(survivor, SLEEP, log)
+    later.stop()
+    assert later.run(SLEEP, log) == INTERRUPTED
+    survivor.stop()
+    thread.join(30)
 
 
 def test_tasks_and_their_scores(tmp_path: Path) -> None:
