@@ -90,8 +90,6 @@ def calibrate_by(held_out: Iterable[HeldOut], nlp: Language) -> dict[str, Calibr
     RAISES (ValueError): M079 or M080, as `calibrate`.
     """
     heads = find_calibratable(nlp)
-    if not heads:
-        raise ValueError(Errors.M079.format(pipes=quote(nlp.pipe_names)))
     parts: dict[str, list[Part]] = {name: [] for name in heads}
     for pipeline, examples in held_out:
         with keep_scores(pipeline) as scored:
@@ -100,6 +98,8 @@ def calibrate_by(held_out: Iterable[HeldOut], nlp: Language) -> dict[str, Calibr
         own = find_calibratable(pipeline)
         for name in parts:
             parts[name].append((own[name], find_examples(examples, scored[name])))
+    if not heads:
+        raise ValueError(Errors.M079.format(pipes=quote(nlp.pipe_names)))
     found = {}
     for name, head in heads.items():
         calibration = calibrate_head(head, parts[name])
