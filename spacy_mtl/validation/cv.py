@@ -148,13 +148,15 @@ class CrossValidation:
         """
         digest = hashlib.sha256()
         for doc in self.docs:
-            digest.update(doc.to_bytes(exclude=["user_data", "tensor"]))
+            # Strings are a set, whose order differs between processes.
+            digest.update(doc.to_bytes(exclude=["strings", "tensor", "user_data"]))
+        digest.update(self.groups.tobytes())
         return {
             "config": self.config.to_str(interpolate=False),
-            "data": digest.hexdigest(),
             "number of folds": self.k,
             "--group-by": self.group_by,
             "--stratify": self.stratify,
+            "data": digest.hexdigest(),
         }
 
     def _keep_settings(self) -> None:

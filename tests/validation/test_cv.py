@@ -109,6 +109,19 @@ def test_settings_are_compared(tmp_path: Path) -> None:
         CrossValidation(config, make_docs(20), tmp_path, 3)
 
 
+def test_settings_do_not_depend_on_the_process(tmp_path: Path) -> None:
+    """Nor on the order in which strings were added to the vocab."""
+    make_cv(tmp_path)
+    docs = make_docs()
+    vocab = Vocab(strings=["first", *reversed([*docs[0].vocab.strings])])
+    bytes_data = DocBin(docs=docs, store_user_data=True).to_bytes()
+    again = [*DocBin().from_bytes(bytes_data).get_docs(vocab)]
+    CrossValidation(load_config(MTL, interpolate=False), again, tmp_path, 3)
+    set_document(again[0], "other")
+    with pytest.raises(ValueError, match=r"M280.* another data"):
+        CrossValidation(load_config(MTL, interpolate=False), again, tmp_path, 3)
+
+
 def test_wrong_settings(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"M276.*12 documents.* 13 folds"):
         make_cv(tmp_path / "a", k=13)
