@@ -65,9 +65,10 @@ def make_suspect_table(suspects: Sequence[Suspect]) -> Table:
 
 def make_verdict(summary: Summary) -> list[str]:
     """RETURNS (List[str]): The result in words."""
+    times = f", {summary.repeats} times" if summary.repeats > 1 else ""
     lines = [
-        f"{summary.docs} docs of {summary.groups} documents in {summary.k} folds, "
-        f"{summary.repeats} times: {summary.finished} of {summary.total} models are finished."
+        f"{summary.docs} docs of {summary.groups} documents in {summary.k} folds{times}: "
+        f"{summary.finished} of {summary.total} models are finished."
     ]
     for task in summary.tasks:
         text = f"{task.task}: {task.score} {show_mean(task.mean, task.spread)}"
