@@ -27,6 +27,7 @@ from .heads.losses import (
     sigmoid,
     softmax,
 )
+from .heads.rating import Rating, RatingHead
 from .pairs import make_pair
 from .types import (
     Bools1d,
@@ -85,6 +86,8 @@ __all__ = [
     "Pos",
     "Range",
     "Rate",
+    "Rating",
+    "RatingHead",
     "ScalarBalancer",
     "Seed",
     "Settings",

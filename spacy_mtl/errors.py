@@ -634,6 +634,43 @@ class Errors(metaclass=_WithCodes):
         "--pareto needs at least two metrics, but there is {metrics}. Train several tasks, or give "
         "--metric with several tasks."
     )
+    M276 = (
+        "{n} documents cannot be divided into {k} folds: at least {least} are needed, with one for "
+        "the dev data of each training run. Choose a smaller k, or --group-by none if the docs do "
+        "not belong together."
+    )
+    M277 = "Unknown annotation '{name}' to stratify by. Choose one of {choices}."
+    M278 = (
+        "No doc has the key '{key}' in its user data, only {keys}. Correct --group-by, or leave it "
+        "out."
+    )
+    M279 = "No doc has a label of {layers}, so there is nothing to validate. Convert labelled data."
+    M280 = (
+        "{path} has a cross-validation with another {what}. Choose another output folder, or "
+        "remove this one."
+    )
+    M281 = (
+        "The training run of {name} failed with exit code {code}. The end of {log}:\n{tail}\nRun "
+        "the same command again to go on after the error is corrected."
+    )
+    M282 = (
+        "The config has no paths.train and paths.dev, which cross-validation sets to the data of "
+        "each fold. Use ${{paths.train}} and ${{paths.dev}} in [corpora]."
+    )
+    M283 = "{path} has no finished fold. Run `python -m spacy mtl cv` until one fold is finished."
+    M284 = (
+        "{path} is no output folder of `mtl cv`. If it is a pipeline, give its gold data as the "
+        "second argument."
+    )
+    M285 = (
+        "The pipeline has no head whose probabilities of gold labels are known: {pipes}. Use one "
+        "with a tagger, an entity recognizer or a text categorizer of spacy-mtl."
+    )
+    M286 = "Cannot write '{path}': the suffix is neither .csv nor .html. Rename the output."
+    M287 = (
+        "The pipelines of the folds in {path} have no {names}. Give a cross-validation with the "
+        "config of the pipeline."
+    )
 
     # M17x label data and defaults
     M170 = (
@@ -790,6 +827,30 @@ class Warnings(metaclass=_WithCodes):
         "'{name}' cannot find {n} of {total} gold relations: both spans must be {source}, with at "
         "most {distance} tokens between them. Labels: {labels}. Raise max_distance, or add the "
         "spans."
+    )
+    W131 = (
+        "{n} of {total} docs have no '{key}' in their user data. Each is taken as a document of "
+        "its own. If they are chunks, convert the corpus again, so that its document ids are kept."
+    )
+    W132 = (
+        "{n} of {total} docs have a near-duplicate in another fold, so scores are too high. The "
+        "first: {texts}. Remove duplicates, or give them the same document id."
+    )
+    W133 = (
+        "{n} labels are in one document only, so no fold can both learn and test them: {labels}. "
+        "Add documents, merge labels, or remove them."
+    )
+    W134 = (
+        "{n} labels are in one fold only, so they are tested without being learned: {labels}. "
+        "Choose more folds, or add documents."
+    )
+    W135 = (
+        "{n} labels of the merged corpora differ only in case: {labels}. Rename them, or they are "
+        "learned as different labels."
+    )
+    W136 = (
+        "{n} texts are in several corpora with different labels of {layers}. The first: {text}. "
+        "Remove one of the two docs."
     )
     W220 = (
         "'{task}' cannot learn labels that are in dev but not in train: {labels}. Add training "

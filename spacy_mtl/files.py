@@ -5,8 +5,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import IO
 
 from .errors import Errors
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 
 NEW, OLD = ".mtl-new", ".mtl-old"  # suffixes of the new and the replaced version
 LOCK = ".mtl-lock"
@@ -54,6 +60,22 @@ def clean_up(folder: Path) -> None:
             old.rename(path)
     for new in folder.glob(f"*{NEW}"):
         remove(new)
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    """Lock an open file until all processes that have inherited it have ended.
+
+    file (IO[bytes]): The file.
+    RETURNS (bool): Whether it is locked now. False if another process has locked it. Always true
+        without such locks, on Windows.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def remove(path: Path) -> None:

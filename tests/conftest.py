@@ -2,11 +2,12 @@
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
@@ -49,6 +50,8 @@ from spacy_mtl.encoder.runtime.cpu import runtime as cpu_runtime
 from spacy_mtl.encoder.runtime.cpu.capability import KernelChoice, get_cpu, use_choice
 from spacy_mtl.encoder.runtime.eager import EagerRuntime
 from spacy_mtl.pairs import SEPARATOR
+from spacy_mtl.validation.cv import Processes
+from spacy_mtl.validation.outcome import evaluate
 
 settings.register_profile("busy", deadline=None)  # test machines are often under load
 settings.load_profile("busy")
@@ -260,6 +263,36 @@ def run_spacy(*args: str) -> str:
         result = CliRunner().invoke(app, args, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+class Trainings:
+    """Has cross-validation train in the process of the test, which has imported torch already. It
+    never trains and tests at the same time.
+
+    names (List[str]): The training runs so far, such as "1-2/multi".
+    most (Optional[int]): The number of training runs after which Ctrl-C interrupts all others.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: list[str] = []
+        self.most: int | None = None
+        lock = Lock()
+
+        def train(_: Processes, command: Sequence[str], log: Path) -> int:
+            with lock:
+                if self.most == len(self.names):
+                    raise KeyboardInterrupt
+                self.names.append("/".join(log.parts[-3:-1]))
+                result = CliRunner().invoke(app, [*command[3:]])
+                log.write_text(result.output, encoding="utf8")
+                return result.exit_code
+
+        def test(*args: Any) -> Any:
+            with lock:
+                return evaluate(*args)
+
+        monkeypatch.setattr(Processes, "run", train)
+        monkeypatch.setattr("spacy_mtl.validation.cv.evaluate", test)
 
 
 def watch_encoder(monkeypatch: pytest.MonkeyPatch) -> list[Doc]:

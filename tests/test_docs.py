@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_gold, run_spacy
+from conftest import Trainings, make_gold, run_spacy
 from spacy.tokens import DocBin
 from spacy.training.initialize import init_nlp
 from spacy.util import load_config
@@ -106,11 +106,12 @@ def run_line(line: str, encoder: str) -> str:
     """
     words = shlex.split(line, comments=True)
     assert words[:3] == ["python", "-m", "spacy"], line
-    if "train" in words[3:5]:
+    if {"train", "cv"} & {*words[3:5]}:
         words += SHORT
     if "tune" in words:
         words += [*SHORT, "--paths.encoder", encoder, "--trials", "1"]
-    with replace_minilm(encoder):
+    with replace_minilm(encoder), pytest.MonkeyPatch.context() as patch:
+        Trainings(patch)
         return run_spacy(*words[3:])
 
 

@@ -36,6 +36,7 @@ STAGES = [
         "training",
         "report",
         "search",
+        "validation",
         "checks",
     ),
     *("cli", "api"),

@@ -10,8 +10,9 @@ from wasabi import msg
 from ..contracts import find_tasks
 from ..errors import quote
 from ..heads.calibration import CalibratableHead
-from ..loading import load_pipeline, read_examples
-from ..training.calibration import Calibration, calibrate
+from ..loading import load_pipeline
+from ..training.calibration import Calibration, calibrate_by
+from ..validation.held_out import read_held_out
 from .app import command
 from .options import CodePath, GpuId, HeldOutData, Pipeline, prepare, save_pipeline
 
@@ -33,13 +34,14 @@ def calibrate_cli(
     Finds the temperature of each head at which the labels of the data are most likely, and saves a
     pipeline that divides the head's scores by it. This changes the probabilities in doc.cats, and
     those of entities in doc.spans. Predicted tags, entities and categories stay the same. Give data
-    that is used neither for training nor for testing, such as dev.
+    that is used neither for training nor for testing, such as dev. The output folder of `mtl cv`
+    is such data, too: each of its pipelines scores the fold that it was not trained on.
 
     Example: python -m spacy mtl calibrate training/model-best dev.spacy -o out
     """
     prepare(code_path, gpu_id)
     nlp = load_pipeline(pipeline)
-    found = calibrate(nlp, read_examples(data, nlp))
+    found = calibrate_by(read_held_out(data, nlp), nlp)
     print_calibrations(found)
     others = [
         name

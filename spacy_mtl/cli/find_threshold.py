@@ -8,15 +8,16 @@ from typer import Argument, Option
 from wasabi import msg
 
 from ..errors import Errors, quote
-from ..loading import load_pipeline, read_examples
+from ..loading import load_pipeline
 from ..training.thresholds import (
     MACRO,
     MICRO,
     Thresholds,
-    find_thresholds,
+    find_thresholds_by,
     get_scores,
     set_threshold,
 )
+from ..validation.held_out import read_held_out
 from .app import command
 from .options import CodePath, GpuId, HeldOutData, Pipeline, prepare, save_pipeline
 
@@ -57,14 +58,15 @@ def find_threshold_cli(
     The pipeline runs over the data once, and every threshold that changes a prediction is tried.
     Prints the F of each label at the current threshold, at the best threshold for all labels, and
     at the best threshold for this label alone. A component has one threshold: to use one for each
-    label, compare doc.cats with them in your own code.
+    label, compare doc.cats with them in your own code. With the output folder of `mtl cv` as data,
+    each of its pipelines runs over the fold that it was not trained on.
 
     Example: python -m spacy mtl find-threshold training/model-best dev.spacy
     """
     prepare(code_path, gpu_id)
     nlp = load_pipeline(pipeline)
     name = pick_component(nlp, component)
-    found = find_thresholds(nlp, read_examples(data, nlp), name, scores_key)
+    found = find_thresholds_by(read_held_out(data, nlp), nlp, name, scores_key)
     print_thresholds(found, scores_key or get_scores(nlp.get_pipe(name))[0])
     if output:
         set_threshold(nlp, name, found.threshold[1])

@@ -25,7 +25,8 @@ ConfigPath: TypeAlias = Annotated[
 Pipeline: TypeAlias = Annotated[str, Argument(help="Name or folder of the pipeline")]
 Data: TypeAlias = Annotated[Path, Argument(help=".spacy file, or folder of .spacy files")]
 HeldOutData: TypeAlias = Annotated[
-    Path, Argument(help="Dev data: .spacy file, or folder of .spacy files")
+    Path,
+    Argument(help="Dev data: .spacy file, folder of .spacy files, or output folder of `mtl cv`"),
 ]
 JsonOutput: TypeAlias = Annotated[
     Path | None, Option("--output", "-o", help="JSON file to write", dir_okay=False)

@@ -8,6 +8,7 @@ from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
 from ..types import Settings
+from .documents import set_document
 from .json_files import Numbered
 from .labelled_spans import Place, set_places
 from .linked_spans import read_links
@@ -43,12 +44,13 @@ def read_brat(
     spans (str): The key in `doc.spans` for the entities; empty for `doc.ents`.
     encoding (str): The encoding of both files.
     skip_errors (bool): Whether entities that do not fit the text are left out.
-    YIELDS (Doc): The doc.
+    YIELDS (Doc): The doc. Its document id is the name of the file without the suffix.
     RAISES (ValueError): M101 if the text is missing, M114 if a line breaks the format; as
         `set_places`.
     """
     text = clean(read_text(path.with_suffix(".txt"), encoding))
     doc = get_tokenizer(lang, vocab).make_doc(text)
+    set_document(doc, path.stem)
     places, unknown = list[Place](), list[Place]()
     links, ids = list[Numbered](), list[Settings]()
     with Omissions(path, skip_errors) as omissions:

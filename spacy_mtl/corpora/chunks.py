@@ -6,6 +6,7 @@ from itertools import pairwise
 from spacy.tokens import Doc
 
 from ..annotations import AnnotationLayer, get_layers
+from .documents import keep_document
 
 
 def cut_doc(doc: Doc, words: int) -> Iterator[Doc]:
@@ -17,7 +18,8 @@ def cut_doc(doc: Doc, words: int) -> Iterator[Doc]:
     doc (Doc): The doc.
     words (int): The most words in a chunk; 0 leaves the doc whole.
     YIELDS (Doc): The chunks, each with the annotations of its words and with all categories of the
-        doc. An annotation that is missing in the doc is missing in the chunks.
+        doc. An annotation that is missing in the doc is missing in the chunks. All chunks have
+        the document id of the doc.
     """
     if not words or len(doc) <= words:
         yield doc
@@ -25,6 +27,7 @@ def cut_doc(doc: Doc, words: int) -> Iterator[Doc]:
     layers = [layer for layer in get_layers().values() if layer.is_annotated(doc)]
     for start, end in pairwise(_find_cuts(doc, words, layers)):
         chunk = make_bare_doc(doc, start, end)
+        keep_document(doc, chunk)
         for layer in layers:
             layer.copy(doc, chunk, start)
         yield chunk

@@ -11,6 +11,7 @@ from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
 from ..errors import Errors, quote
+from .documents import set_document
 from .omissions import Omissions, warn_of_unused
 from .text_io import (
     NO_TAG,
@@ -50,13 +51,16 @@ class Block(NamedTuple):
 
 
 class Sentence(NamedTuple):
-    """The words of a sentence, whether a space follows each, and their labels by role."""
+    """The words of a sentence, whether a space follows each, and their labels by role. `document`:
+    the id of the document that begins with it, if it has one.
+    """
 
     opens: bool
     words: list[str]
     spaces: list[bool]
     labels: dict[str, list[str]]
     category: str | None
+    document: str | None = None
 
 
 def read_columns(
@@ -109,7 +113,8 @@ def read_columns(
         for block in blocks:
             with omissions.skipping("sentences", block.rows[0][0]):
                 sentences.append(_parse_sentence(path, block, roles, category or "intent"))
-        yield from make_docs(vocab, [sentence for sentence in sentences if sentence.words])
+        filled = [sentence for sentence in sentences if sentence.words]
+        yield from make_docs(vocab, filled, path.stem)
 
 
 def looks_like_columns(head: str) -> bool:
@@ -168,11 +173,12 @@ def parse_blocks(text: str) -> list[Block]:
     return blocks
 
 
-def make_docs(vocab: Vocab, sentences: Sequence[Sentence]) -> Iterator[Doc]:
+def make_docs(vocab: Vocab, sentences: Sequence[Sentence], name: str = "") -> Iterator[Doc]:
     """Make docs of sentences: one of each document, or one of each sentence without documents.
 
     vocab (Vocab): The vocab of the docs.
     sentences (Sequence[Sentence]): The sentences, all with the same roles.
+    name (str): The name of the file. With a number it is the id of a document without one.
     YIELDS (Doc): The docs. In documents, another category begins another doc.
     """
     has_documents = any(sentence.opens for sentence in sentences)
@@ -185,7 +191,11 @@ def make_docs(vocab: Vocab, sentences: Sequence[Sentence]) -> Iterator[Doc]:
         else:
             documents.append([sentence])
             category = sentence.category
+    number, document_id = 0, None
     for document in documents:
+        if has_documents and (document[0].opens or not number):
+            number += 1
+            document_id = document[0].document or f"{name}:{number}"
         words = [word for sentence in document for word in sentence.words]
         labels = {
             role: [label for sentence in document for label in sentence.labels[role]]
@@ -204,6 +214,7 @@ def make_docs(vocab: Vocab, sentences: Sequence[Sentence]) -> Iterator[Doc]:
         )
         if document[0].category is not None:
             doc.cats = {document[0].category: 1.0}
+        set_document(doc, document_id)
         yield doc
 
 
@@ -396,7 +407,8 @@ def _parse_sentence(path: Path, block: Block, roles: Sequence[str], key: str) ->
         line, values = block.rows[0][0], sorted(found)
         raise ValueError(Errors.M134.format(path=path, line=line, values=values))
     labels = label_words(path, [line for line, _ in rows], columns)
-    return Sentence(block.opens, words, spaces, labels, min(found, default=None))
+    category, document = min(found, default=None), block.meta.get("newdoc id")
+    return Sentence(block.opens, words, spaces, labels, category, document)
 
 
 def find_spaces(words: Sequence[str], text: str) -> list[bool]:

@@ -16,6 +16,7 @@ from spacy.vocab import Vocab
 from ..annotations.tokens import set_attributes
 from ..annotations.trees import replace_relations
 from ..errors import Errors, Warnings
+from .documents import set_document
 from .omissions import Omissions, warn_of_unused
 from .text_io import IOB, NO_TAG, UTF8, check_iob, clean_words, parse_comment, read_lines
 
@@ -58,11 +59,14 @@ class Mention(NamedTuple):
 
 
 class Document(NamedTuple):
-    """The words of a document and its category. `is_declared`: whether it has `# global.Entity`."""
+    """The words of a document and its category. `is_declared`: whether it has `# global.Entity`.
+    `name`: its id; None if the file marks no documents.
+    """
 
     label: str | None
     words: list[Word]
     is_declared: bool
+    name: str | None
 
 
 class Scheme(NamedTuple):
@@ -142,7 +146,7 @@ def read_conllu(
             warnings.warn(Warnings.W116.format(path=path))
         category = _choose_category(path, sentences, category)
         scheme = _find_scheme(path, sentences, misc, spans, omissions)
-        for document in _group_documents(sentences, category):
+        for document in _group_documents(path, sentences, category):
             for part in _divide_by_trees(document):
                 yield _make_doc(path, vocab, part, tags, scheme, omissions)
 
@@ -192,6 +196,7 @@ def _make_doc(
                 doc.spans[scheme.group] = _typed_spans(doc, mentions, scheme.fields)
     if document.label is not None:
         doc.cats = {document.label: 1.0}
+    set_document(doc, document.name)
     return doc
 
 
@@ -341,18 +346,24 @@ def _typed_spans(doc: Doc, mentions: Iterable[Mention], declared: list[str]) -> 
     return [Span(doc, start, -end, label) for start, end, label in sorted(found)]
 
 
-def _group_documents(sentences: Sequence[Sentence], category: str) -> list[Document]:
+def _group_documents(path: Path, sentences: Sequence[Sentence], category: str) -> list[Document]:
     has_marks = any(map(_is_new, (meta for meta, _ in sentences)))
     found = [_find_category(meta, category) for meta, _ in sentences]
     is_split = not has_marks and None not in found
     documents: list[Document] = []
+    number, name = 0, None
     for label, (meta, words) in zip(found, sentences, strict=True):
         previous = documents[-1].label if documents else None
         is_new = _is_new(meta)
         if not documents or is_new or is_split or label not in (None, previous):
-            documents.append(Document(label if is_new else label or previous, [], False))
-        label, others, is_declared = documents[-1]
-        documents[-1] = Document(label, others + words, is_declared or "global.Entity" in meta)
+            if has_marks and (is_new or not number):
+                number += 1
+                name = meta.get("newdoc id") or f"{path.stem}:{number}"
+            documents.append(Document(label if is_new else label or previous, [], False, name))
+        last = documents[-1]
+        documents[-1] = last._replace(
+            words=last.words + words, is_declared=last.is_declared or "global.Entity" in meta
+        )
     return documents
 
 

@@ -15,6 +15,7 @@ from ..errors import Errors, Warnings, quote
 from .brat import read_brat
 from .columns import looks_like_columns, read_columns
 from .conllu import looks_like_conllu, read_conllu
+from .documents import drop_other_data
 from .fasttext import looks_like_fasttext, read_fasttext
 from .intents import is_clinc, is_snips, read_clinc, read_snips
 from .json_files import load_json
@@ -261,7 +262,7 @@ def read_docs(
 
     A doc with categories gets the value 0 for the other labels that its file knows. Files that
     share a label know the labels of each other. Other files do not: a file of topics says nothing
-    about the intents in another.
+    about the intents in another. Of the user data of docs only the document id is kept.
 
     paths (Iterable[Path]): Files, or folders of files of the format.
     vocab (Vocab): The vocab of the docs.
@@ -292,6 +293,7 @@ def read_docs(
             warnings.warn(Warnings.W115.format(path=path, format=name, n=len(docs)))
     _fill_cats(corpora)
     for docs in corpora:
+        drop_other_data(docs)
         yield from docs
 
 

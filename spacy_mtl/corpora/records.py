@@ -14,6 +14,7 @@ from ..annotations.documents import write_numbers
 from ..errors import Errors
 from ..storage import is_number
 from ..types import Settings
+from .documents import set_document
 from .json_files import Numbered, is_tuple
 from .label_names import Names, name_labels, parse_names
 from .labelled_spans import read_places, set_places
@@ -44,9 +45,11 @@ TOKEN_KEYS = {*FORMS, "start", "end", "id", "ws", "space", "disabled", "style"}
 LISTS = ("lemmas", "morphs", "heads", "deps", "sent_starts")  # arguments of Doc
 SCORES = "scores"
 EMPTY: list[object] = [None, "", [], {}]
+# Keys of the id of a record's document, in the record or in its "meta" or "metadata".
+DOCUMENTS = ("document_id", "doc_id", "doc_key", "id", "uid", "guid")
 # Keys without labels. Keys that begin with "_" have no labels either.
 BOOKKEEPING = {
-    *("id", "idx", "index", "uid", "guid", "doc_key", "meta", "metadata", "comments", "Comments"),
+    *(*DOCUMENTS, "idx", "index", "meta", "metadata", "comments", "Comments"),
     *("annotator", "annotation_id", "created_at", "updated_at", "lead_time", "score", "spaces"),
 }
 
@@ -109,7 +112,8 @@ def read_records(
     spans (str): The key in `doc.spans` for the entities, which may overlap there; empty for
         `doc.ents`.
     own_names (Optional[Names]): Names in the file itself, used without `names`.
-    YIELDS (Doc): The docs. `cats` has all labels of the file, with NaN for unknown categories.
+    YIELDS (Doc): The docs, with the document id of `find_document`. `cats` has all labels of the
+        file, with NaN for unknown categories.
     RAISES (ValueError): M110 without a text, M111, M153 or M155 for a wrong entity, M114 or
         M154 for another wrong value, M151 if the records differ, M152 if names are missing.
     """
@@ -119,10 +123,23 @@ def read_records(
     layout = find_layout(omissions, records, category)
     reader = RecordReader(get_tokenizer(lang, vocab), omissions, layout, records, text, spans)
     pairs = [reader.read(line, record) for line, record in records]
-    for (line, _), (doc, _) in zip(records, pairs, strict=True):
+    for (line, record), (doc, _) in zip(records, pairs, strict=True):
+        set_document(doc, find_document(record))
         if not len(doc):
             omissions.add_left_out("records without text", line)
     yield from with_cats(pair for pair in pairs if len(pair[0]))
+
+
+def find_document(record: Settings) -> str | None:
+    """RETURNS (Optional[str]): The id of the document of a record: the first of DOCUMENTS in the
+    record itself, or else in its "meta" or "metadata".
+    """
+    for place in (record, record.get("meta"), record.get("metadata")):
+        known = place if isinstance(place, dict) else {}
+        for value in (known.get(key) for key in DOCUMENTS):
+            if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+                return str(value)
+    return None
 
 
 def find_text(records: Collection[Settings]) -> str:

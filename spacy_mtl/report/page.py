@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -33,7 +33,7 @@ class Section:
     title: str
     figures: list[Figure]
     tables: list[Table]
-    excerpts: dict[str, list[Excerpt]]
+    excerpts: dict[str, list[Excerpt]] = field(default_factory=list)
 
 
 @dataclass

@@ -120,13 +120,20 @@ def get_data(plot: Plot) -> dict[str, object]:
     return {"heading": plot.heading, "scales": plot.scales, "traces": traces}
 
 
-def plot_lines(title: str, series: Sequence[Series], unit: str = "", is_log: bool = False) -> Plot:
-    """Plot values over the steps of training.
+def plot_lines(
+    title: str,
+    series: Sequence[Series],
+    unit: str = "",
+    is_log: bool = False,
+    heading: str = "step",
+) -> Plot:
+    """Plot values over the steps of training, or over other whole numbers.
 
     title (str): The title.
     series (Sequence[Series]): The lines.
     unit (str): The unit of the values, such as "%".
     is_log (bool): Whether the scale is logarithmic. It leaves out values of 0 and below.
+    heading (str): The name of the horizontal positions.
     RETURNS (Plot): The plot.
     """
     with rc_context({**STYLE, "svg.hashsalt": title}):  # the salt makes ids unique on the page
@@ -150,14 +157,14 @@ def plot_lines(title: str, series: Sequence[Series], unit: str = "", is_log: boo
             )
             traces.append(Trace(one.name, one.key, one.style, list_points(mean, lines, unit)))
         axes.set_title(plain(title), loc="left", weight="bold")
-        axes.set_xlabel("step")
+        axes.set_xlabel(heading)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_yscale("log" if is_log else "linear")
         if unit:
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} {unit}")
         axes.grid(True)
         add_legend(figure, [one.key for one in series])
-        return Plot(title, to_svg(figure, title), get_scales(axes), traces, "step")
+        return Plot(title, to_svg(figure, title), get_scales(axes), traces, heading)
 
 
 def list_points(mean: Line, lines: Mapping[str, Line], unit: str) -> list[tuple[float, float, str]]:

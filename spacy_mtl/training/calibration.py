@@ -26,6 +26,9 @@ Scores: TypeAlias = object
 AnyHead: TypeAlias = CalibratableHead[Any, Any]
 Scored: TypeAlias = list[tuple[list[Doc], Scores]]  # batches of docs, and their scores on the CPU
 Batches: TypeAlias = Sequence[tuple[list[Example], Scores]]
+Part: TypeAlias = tuple[AnyHead, Batches]  # a head, and the examples that it has scored
+# A pipeline, and examples that it was not trained on.
+HeldOut: TypeAlias = tuple[Language, Sequence[Example]]
 BINS = 15
 COLDEST, HOTTEST = 0.05, 20.0
 STEPS = 16  # bisections: the temperature is exact to 0.01 %
@@ -73,20 +76,39 @@ def calibrate(nlp: Language, examples: Sequence[Example]) -> dict[str, Calibrati
     RAISES (ValueError): M079 if the pipeline has no head of spacy-mtl, M080 if no example has
         labels.
     """
-    with keep_scores(nlp) as scored:
-        for _ in nlp.pipe(eg.predicted for eg in examples):
-            pass
-    if not scored:
+    return calibrate_by([(nlp, examples)], nlp)
+
+
+def calibrate_by(held_out: Iterable[HeldOut], nlp: Language) -> dict[str, Calibration]:
+    """Set the temperature of each head as `calibrate` does, by the scores of other pipelines, such
+    as those of the folds of a cross-validation.
+
+    held_out (Iterable[Tuple[Language, Sequence[Example]]]): Pipelines with the same heads, and
+        examples for each. Each pipeline runs once.
+    nlp (Language): The pipeline whose temperatures to set.
+    RETURNS (Dict[str, Calibration]): The result of `calibrate`.
+    RAISES (ValueError): M079 or M080, as `calibrate`.
+    """
+    heads = find_calibratable(nlp)
+    parts: dict[str, list[Part]] = {name: [] for name in heads}
+    for pipeline, examples in held_out:
+        with keep_scores(pipeline) as scored:
+            for _ in pipeline.pipe(eg.predicted for eg in examples):
+                pass
+        own = find_calibratable(pipeline)
+        for name in parts:
+            parts[name].append((own[name], find_examples(examples, scored[name])))
+    if not heads:
         raise ValueError(Errors.M079.format(pipes=quote(nlp.pipe_names)))
     found = {}
-    for name, head in find_calibratable(nlp).items():
-        calibration = calibrate_head(head, find_examples(examples, scored[name]))
+    for name, head in heads.items():
+        calibration = calibrate_head(head, parts[name])
         if calibration is not None:
             found[name] = calibration
             if "threshold" in head.cfg:
                 set_threshold(nlp, name, head.cfg["threshold"])
     if not found:
-        raise ValueError(Errors.M080.format(heads=quote(scored)))
+        raise ValueError(Errors.M080.format(heads=quote(heads)))
     nlp.meta["calibration"] = {**nlp.meta.get("calibration", {}), **to_json(found)}
     return found
 
@@ -103,20 +125,25 @@ def to_json(found: Mapping[str, Calibration]) -> dict[str, dict[str, object]]:
     }
 
 
-def calibrate_head(head: AnyHead, batches: Batches) -> Calibration | None:
+def calibrate_head(head: AnyHead, parts: Sequence[Part]) -> Calibration | None:
     """Set the temperature of a head.
 
     head (CalibratableHead): The head.
-    batches (Sequence[Tuple[List[Example], Scores]]): The examples with their scores.
+    parts (Sequence[Tuple[CalibratableHead, Batches]]): Examples with their scores by this head, or
+        by heads of other pipelines, whose labels may have another order.
     RETURNS (Optional[Calibration]): The effect; None if no label is known.
     """
-    nll, before = get_nll(head, batches), head.temperature
+    nll, before = get_nll(parts), head.temperature
     loss, _, units = nll(before)
     if not units:
         return None
     head.set_temperature(fit_temperature(nll))
     after = head.temperature
-    ece = [get_ece(make_bins(*get_confidences(head, batches, t))) for t in (before, after)]
+    ece = []
+    for temperature in (before, after):
+        pairs = [get_confidences(*part, temperature) for part in parts]
+        confidences, is_right = (numpy.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+        ece.append(get_ece(make_bins(confidences, is_right)))
     return Calibration(units, (before, after), (loss, nll(after)[0]), (ece[0], ece[1]))
 
 
@@ -160,12 +187,14 @@ def find_examples(examples: Iterable[Example], scored: Scored) -> Batches:
     return [([by_doc[id(doc)] for doc in docs], scores) for docs, scores in scored]
 
 
-def get_nll(head: AnyHead, batches: Batches) -> Likelihood:
+def get_nll(parts: Sequence[Part]) -> Likelihood:
     """RETURNS (Likelihood): The result of `CalibratableHead.make_nll`, over several batches."""
-    parts = [head.make_nll(examples, scores) for examples, scores in batches]
+    likelihoods = [
+        head.make_nll(examples, scores) for head, batches in parts for examples, scores in batches
+    ]
 
     def nll(temperature: float) -> tuple[float, float, int]:
-        found = [part(temperature) for part in parts]
+        found = [likelihood(temperature) for likelihood in likelihoods]
         total = sum(n for _, _, n in found)
         loss = sum(n * loss for loss, _, n in found) / max(total, 1)
         slope = sum(n * slope for _, slope, n in found) / max(total, 1)

@@ -170,7 +170,7 @@ def find_threshold(probabilities: Floats2d, gold: Floats2d, scores_key: str) -> 
 
 
 def read_answers(
-    nlp: Language, examples: Sequence[Example], name: str, least: float
+    nlp: Language, examples: Sequence[Example], name: str, least: float, labels: Sequence[str]
 ) -> tuple[Floats2d, Floats2d]:
     """Run a pipeline, and read the answers of a component.
 
@@ -178,6 +178,7 @@ def read_answers(
     examples (Sequence[Example]): The examples. Their predicted docs are annotated.
     name (str): The component.
     least (float): The least probability of spans.
+    labels (Sequence[str]): The labels. A pipeline that does not know one does not predict it.
     RETURNS (Tuple[Floats2d, Floats2d]): The result of `read_categories` or `read_spans`.
     """
     pipe: Any = nlp.get_pipe(name)
@@ -193,10 +194,10 @@ def read_answers(
         examples = [
             eg for eg in examples if not isinstance(pipe, Head) or is_for(eg.reference, name)
         ]
-        return read_spans(examples, pipe.key, pipe.labels)
+        return read_spans(examples, pipe.key, labels)
     if isinstance(pipe, Head):
         examples = [own for eg in examples if (own := pipe.isolate(eg)) is not None]
-    return read_categories(examples, pipe.labels)
+    return read_categories(examples, labels)
 
 
 def find_thresholds(
@@ -211,6 +212,25 @@ def find_thresholds(
     RETURNS (Thresholds): The best threshold, with scores.
     RAISES (ValueError): M083 if no doc has any of the labels, M113 for another score.
     """
+    return find_thresholds_by([(nlp, examples)], nlp, name, scores_key)
+
+
+def find_thresholds_by(
+    held_out: Iterable[tuple[Language, Sequence[Example]]],
+    nlp: Language,
+    name: str,
+    scores_key: str | None = None,
+) -> Thresholds:
+    """Find the best threshold as `find_thresholds` does, by the predictions of other pipelines,
+    such as those of the folds of a cross-validation.
+
+    held_out (Iterable[Tuple[Language, Sequence[Example]]]): Pipelines with the same component, and
+        examples for each. Each pipeline runs once.
+    nlp (Language): The pipeline with the threshold and the labels to compare.
+    name, scores_key: The arguments of `find_thresholds`.
+    RETURNS (Thresholds): The result of `find_thresholds`.
+    RAISES (ValueError): M083 or M113, as `find_thresholds`.
+    """
     pipe: Any = nlp.get_pipe(name)
     scores_key = scores_key or get_scores(pipe)[0]
     if scores_key not in get_scores(pipe):
@@ -220,7 +240,11 @@ def find_thresholds(
         )
     before = pipe.cfg["threshold"]
     least = min(LEAST, before) if isinstance(pipe, SPAN_PIPES) else 0.0
-    probabilities, gold = read_answers(nlp, examples, name, least)
+    answers = [
+        read_answers(pipeline, examples, name, least, pipe.labels)
+        for pipeline, examples in held_out
+    ]
+    probabilities, gold = (numpy.concatenate(arrays) for arrays in zip(*answers, strict=True))
     if not (gold == 1).any():
         raise ValueError(Errors.M083.format(name=name))
     best = max(find_threshold(probabilities, gold, scores_key), least)

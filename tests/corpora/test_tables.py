@@ -17,7 +17,9 @@ def read(
     """Read a text as a file and send the docs through a `DocBin`."""
     path = folder / "table"
     path.write_bytes(content.encode())
-    return list(DocBin(docs=reader(path, Vocab(), **options), store_user_data=True).get_docs(Vocab()))
+    return list(
+        DocBin(docs=reader(path, Vocab(), **options), store_user_data=True).get_docs(Vocab())
+    )
 
 
 def words(doc: Doc) -> list[str]:

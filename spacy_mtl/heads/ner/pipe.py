@@ -16,12 +16,13 @@ from thinc.api import Config, Model
 from ...annotations.spans import Entities
 from ...arguments import Rate, checked
 from ...errors import Errors, Warnings
-from ...types import Bools1d, Bools2d, Floats1d, Floats2d, Ints2d, Settings, get_ops
+from ...types import Bools1d, Bools2d, Floats1d, Floats2d, Ints1d, Ints2d, Settings, get_ops
 from ..base import show_as
-from ..calibration import CalibratableHead, Likelihood, make_softmax_nll
+from ..calibration import Likelihood, make_softmax_nll
 from ..loss_weighting import LossWeighting
 from ..losses import cross_entropy, one_hot
 from ..prior import count_masks
+from ..rating import Rating, RatingHead
 from .crf import TransitionScores, crf_loss, span_probabilities, viterbi
 from .model import Scores
 from .tagging import Scheme, fit_bias, get_index, get_spans, get_tags, make_chain
@@ -45,7 +46,7 @@ crf = true
 Entity: TypeAlias = tuple[int, int, str, float]  # first token, the one after the last, label, p
 
 
-class MultiTaskNER(CalibratableHead[Scores, list[Entity]]):
+class MultiTaskNER(RatingHead[Scores, list[Entity]]):
     """Recognizes named entities by tagging tokens. It decodes only valid tag sequences.
 
     vocab (Vocab): The shared vocabulary.
@@ -61,7 +62,7 @@ class MultiTaskNER(CalibratableHead[Scores, list[Entity]]):
     """
 
     layer = Entities()
-    CFG = {**CalibratableHead.CFG, "scheme": Scheme}
+    CFG = {**RatingHead.CFG, "scheme": Scheme}
 
     def __init__(
         self,
@@ -273,6 +274,63 @@ class MultiTaskNER(CalibratableHead[Scores, list[Entity]]):
                     confidences.append(p)
                     is_right.append((start, end, label) in gold)
         return numpy.array(confidences, dtype="f"), numpy.array(is_right, dtype=bool)
+
+    def rate_labels(self, examples: Sequence[Example], scores: Scores) -> list[list[Rating]]:
+        """RETURNS (List[List[Rating]]): The parts of each doc that gold and predicted entities
+        divide differently. The probabilities are those of all tags of the part.
+        """
+        emissions, transitions = scores
+        chain, lengths = self._get_chain(transitions), [len(eg.predicted) for eg in examples]
+        ids = viterbi(emissions, chain, lengths)
+        allowed = self.get_targets(examples)
+        is_known, gold = allowed.sum(axis=1) == 1, allowed.argmax(axis=1)
+        firsts = numpy.cumsum([0, *lengths]).tolist()
+        found: list[list[Rating]] = [[] for _ in examples]
+        parts, owners = [], []
+        for i, (row, after) in enumerate(pairwise(firsts)):
+            sides = [self._find_spans(tags[row:after]) for tags in (gold, ids)]
+            for start, end in merge_spans(sides[0] ^ sides[1]):
+                if is_known[row + start : row + end].all():
+                    parts.append((row + start, row + end))
+                    owners.append((i, start, end, sides))
+        scaled = emissions / self.temperature
+        chain = replace(chain, transitions=chain.transitions / self.temperature)
+        pairs = zip(
+            *(span_probabilities(scaled, chain, lengths, parts, tags) for tags in (gold, ids)),
+            strict=True,
+        )
+        for (i, start, end, sides), pair in zip(owners, pairs, strict=True):
+            doc = examples[i].predicted
+            names = [name_part(doc, start, end, side) for side in sides]
+            found[i].append(Rating(start, end, names[0], names[1], *map(float, pair)))
+        return found
+
+    def _find_spans(self, ids: Ints1d) -> set[tuple[int, int, str]]:
+        tags: list[str] = numpy.array(self.tags, dtype=object)[ids].tolist()
+        return set(get_spans(tags))
+
+
+def merge_spans(spans: Iterable[tuple[int, int, str]]) -> list[tuple[int, int]]:
+    """RETURNS (List[Tuple[int, int]]): The parts that spans cover, of which no two overlap."""
+    parts: list[tuple[int, int]] = []
+    for start, end, _ in sorted(spans):
+        if parts and start < parts[-1][1]:
+            parts[-1] = parts[-1][0], max(end, parts[-1][1])
+        else:
+            parts.append((start, end))
+    return parts
+
+
+def name_part(doc: Doc, start: int, end: int, entities: Iterable[tuple[int, int, str]]) -> str:
+    """RETURNS (str): The labels of the entities in a part of a doc, each with its text if it is not
+    the whole part; "O" if there are none.
+    """
+    names = [
+        label if (first, after) == (start, end) else f"{label} ({doc[first:after].text})"
+        for first, after, label in sorted(entities)
+        if start <= first and after <= end
+    ]
+    return ", ".join(names) or "O"
 
 
 def write_entities(doc: Doc, entities: Iterable[Entity], key: str | None) -> None:

@@ -20,11 +20,12 @@ from ...encoder.host import isolated
 from ...errors import Warnings
 from ...types import Bools1d, Bools2d, Floats1d, Floats2d, Ints2d, Settings, get_ops
 from ..base import show_as
-from ..calibration import CalibratableHead, Likelihood, ThresholdHead
+from ..calibration import Likelihood, ThresholdHead
 from ..classifier import ClassifierHead
 from ..loss_weighting import LossWeighting
 from ..losses import binary_cross_entropy, sigmoid, softmax
 from ..prior import get_log_odds
+from ..rating import Rating, RatingHead
 
 DEFAULT_CONFIG = """
 [textcat]
@@ -61,7 +62,7 @@ SCORE_WEIGHTS = {
 }
 
 
-class CategoryHead(CalibratableHead[Floats2d, Floats1d]):
+class CategoryHead(RatingHead[Floats2d, Floats1d]):
     """A head that predicts the probability of each category of a doc."""
 
     layer = Categories()
@@ -246,6 +247,22 @@ class MultiTaskMultiLabelTextCategorizer(  # type: ignore[misc]
         """
         truths, labelled = self.get_targets(examples)
         return sigmoid(scores / temperature)[labelled], truths[labelled] > 0
+
+    def rate_labels(self, examples: Sequence[Example], scores: Floats2d) -> list[list[Rating]]:
+        """RETURNS (List[List[Rating]]): The contradicted values of each doc. A category that the
+        doc does not have is called "not" and its name. More probable than 0.5 counts as predicted,
+        whatever the threshold.
+        """
+        truths, labelled = self.get_targets(examples)
+        p, is_gold = sigmoid(scores / self.temperature), truths > 0
+        found: list[list[Rating]] = [[] for _ in examples]
+        for i, j in numpy.argwhere(labelled & (is_gold != (p > 0.5))).tolist():
+            label, likely = self.labels[j], float(p[i, j])
+            sides = [(label, likely), (f"not {label}", 1 - likely)]
+            (gold, p_gold), (predicted, p_predicted) = sides if is_gold[i, j] else sides[::-1]
+            end = len(examples[i].predicted)
+            found[i].append(Rating(0, end, gold, predicted, p_gold, p_predicted))
+        return found
 
 
 def check_categories(head: CategoryHead, examples: Iterable[Example]) -> None:
