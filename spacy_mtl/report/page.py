@@ -33,7 +33,7 @@ class Section:
     title: str
     figures: list[Figure]
     tables: list[Table]
-    excerpts: dict[str, list[Excerpt]] = field(default_factory=list)
+    excerpts: dict[str, list[Excerpt]] = field(default_factory=dict)
 
 
 @dataclass
