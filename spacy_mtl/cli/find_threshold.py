@@ -1,4 +1,4 @@
-"""`spacy mtl find-threshold`: the probability from which a category or span is assigned."""
+"""`spacy mtl find-threshold`: the least probability of a category, span or relation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,9 +28,7 @@ def find_threshold_cli(
     data: HeldOutData,
     component: Annotated[
         str | None,
-        Argument(
-            help="Component with independent categories or spans, if the pipeline has several"
-        ),
+        Argument(help="Component with categories, spans or relations, if the pipeline has several"),
     ] = None,
     scores_key: Annotated[
         str | None,
@@ -53,7 +51,7 @@ def find_threshold_cli(
     gpu_id: GpuId = -1,
 ) -> None:
     """
-    Find the best threshold for independent categories or spans.
+    Find the best threshold for independent categories, spans or relations.
 
     The pipeline runs over the data once, and every threshold that changes a prediction is tried.
     Prints the F of each label at the current threshold, at the best threshold for all labels, and

@@ -1,8 +1,10 @@
-"""Finds the best threshold of independent categories or spans, among all possible ones."""
+"""Finds the best threshold of independent categories, spans or relations, among all possible
+ones.
+"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy
 from spacy.language import Language
@@ -10,17 +12,22 @@ from spacy.pipeline.spancat import SpanCategorizer
 from spacy.pipeline.textcat_multilabel import MultiLabel_TextCategorizer
 from spacy.training import Example
 
+from ..annotations.relations import find_aligned, get_relations
 from ..annotations.spans import align_spans, get_place
 from ..corpora.scope import is_for
 from ..errors import Errors
 from ..heads.base import Head
+from ..heads.relation.pipe import MultiTaskRelationExtractor
 from ..heads.spancat.pipe import MultiTaskSpanCategorizer
 from ..types import Floats2d
 
 MACRO, MICRO = "cats_macro_f", "cats_micro_f"
 SPAN_PIPES = (SpanCategorizer, MultiTaskSpanCategorizer)
-LEAST = 0.01  # the least probability of spans to collect: there are too many below
-MISSED = -1.0  # instead of the probability of a gold span that is not among them
+ITEM_PIPES = (*SPAN_PIPES, MultiTaskRelationExtractor)
+Places: TypeAlias = Set[tuple[Any, Any, str]]  # both ends or spans, and the label
+Probabilities: TypeAlias = dict[tuple[Any, Any, str], float]
+LEAST = 0.01  # the least probability of spans and relations to collect
+MISSED = -1.0  # instead of the probability of a gold one that is not among them
 
 
 @dataclass
@@ -79,33 +86,52 @@ def get_scores(pipe: object) -> tuple[str, ...]:
     """RETURNS (Tuple[str, ...]): The scores that a threshold of the component can maximize, the
     usual one first; none if the component has no threshold for independent labels.
     """
+    if isinstance(pipe, MultiTaskRelationExtractor):
+        return (pipe.layer.score_key,)
     settings = pipe.cfg if isinstance(pipe, SPAN_PIPES) else {}
     if settings.get("threshold") is not None:
         return (f"spans_{settings['spans_key']}_f",)
     return (MACRO, MICRO) if isinstance(pipe, MultiLabel_TextCategorizer) else ()
 
 
-def read_spans(
-    examples: Iterable[Example], key: str, labels: Sequence[str]
-) -> tuple[Floats2d, Floats2d]:
-    """Read spans like categories. Each predicted or gold span is a unit with one known label.
+def read_spans(example: Example, key: str) -> tuple[Probabilities, Places] | None:
+    """RETURNS (Optional[Tuple[Probabilities, Places]]): The probability of each predicted span, and
+    the gold spans; None if the gold group is missing.
+    """
+    if key not in example.reference.spans:
+        return None
+    group = example.predicted.spans.get(key, [])
+    scores = group.attrs["scores"] if len(group) else ()
+    answers: Probabilities = {}
+    for span, p in zip(group, scores, strict=True):
+        answers |= {item[:3]: float(p) for item in align_spans(example, [span])}
+    return answers, {get_place(span) for span in example.reference.spans[key]}
 
-    examples (Iterable[Example]): The examples with their predictions.
-    key (str): The group of spans.
+
+def read_relations(example: Example) -> tuple[Probabilities, Places] | None:
+    """RETURNS (Optional[Tuple[Probabilities, Places]]): The probability of each predicted relation,
+    and the gold relations; None if these are missing.
+    """
+    gold = get_relations(example.reference)
+    if gold is None:
+        return None
+    answers = {relation[:3]: relation.score for relation in find_aligned(example)}
+    return answers, {relation[:3] for relation in gold}
+
+
+def to_columns(
+    pairs: Iterable[tuple[Probabilities, Places]], labels: Sequence[str]
+) -> tuple[Floats2d, Floats2d]:
+    """Read spans or relations like categories. Each predicted or gold one is a unit with one known
+    label.
+
+    pairs (Iterable[Tuple[Probabilities, Places]]): Predicted and gold ones of each doc.
     labels (Sequence[str]): The labels, L.
-    RETURNS (Tuple[Floats2d, Floats2d]): The predicted probability of each span and label, S x L,
-        MISSED for gold spans without a prediction; and the gold value, nan for other labels.
+    RETURNS (Tuple[Floats2d, Floats2d]): The predicted probability of each unit and label, U x L,
+        MISSED for gold ones without a prediction; and the gold value, nan for other labels.
     """
     index, found = {label: i for i, label in enumerate(labels)}, []
-    for eg in examples:
-        if key not in eg.reference.spans:
-            continue
-        gold = {get_place(span) for span in eg.reference.spans[key]}
-        group = eg.predicted.spans.get(key, [])
-        scores = group.attrs["scores"] if len(group) else ()
-        answers: dict[tuple[int, int, str], float] = {}
-        for span, p in zip(group, scores, strict=True):
-            answers |= {item[:3]: float(p) for item in align_spans(eg, [span])}
+    for answers, gold in pairs:
         places = [place for place in gold | answers.keys() if place[2] in index]
         found += [(index[p[2]], answers.get(p, MISSED), p in gold) for p in places]
     probabilities = numpy.zeros((len(found), len(labels)))
@@ -177,24 +203,26 @@ def read_answers(
     nlp (Language): The pipeline. It runs over the examples once.
     examples (Sequence[Example]): The examples. Their predicted docs are annotated.
     name (str): The component.
-    least (float): The least probability of spans.
+    least (float): The least probability of spans and relations.
     labels (Sequence[str]): The labels. A pipeline that does not know one does not predict it.
-    RETURNS (Tuple[Floats2d, Floats2d]): The result of `read_categories` or `read_spans`.
+    RETURNS (Tuple[Floats2d, Floats2d]): The result of `read_categories` or `to_columns`.
     """
     pipe: Any = nlp.get_pipe(name)
-    has_spans, before = isinstance(pipe, SPAN_PIPES), pipe.cfg["threshold"]
+    has_items, before = isinstance(pipe, ITEM_PIPES), pipe.cfg["threshold"]
     try:
-        if has_spans:
+        if has_items:
             pipe.cfg["threshold"] = least
         for _ in nlp.pipe(eg.predicted for eg in examples):
             pass
     finally:
         pipe.cfg["threshold"] = before
-    if has_spans:
-        examples = [
-            eg for eg in examples if not isinstance(pipe, Head) or is_for(eg.reference, name)
-        ]
-        return read_spans(examples, pipe.key, labels)
+    if has_items:
+        own = [eg for eg in examples if not isinstance(pipe, Head) or is_for(eg.reference, name)]
+        if isinstance(pipe, MultiTaskRelationExtractor):
+            found = map(read_relations, own)
+        else:
+            found = (read_spans(eg, pipe.key) for eg in own)
+        return to_columns(filter(None, found), labels)
     if isinstance(pipe, Head):
         examples = [own for eg in examples if (own := pipe.isolate(eg)) is not None]
     return read_categories(examples, labels)
@@ -203,7 +231,7 @@ def read_answers(
 def find_thresholds(
     nlp: Language, examples: Sequence[Example], name: str, scores_key: str | None = None
 ) -> Thresholds:
-    """Find the best threshold of a component with independent categories or spans.
+    """Find the best threshold of a component with independent categories, spans or relations.
 
     nlp (Language): The pipeline. It runs over the examples once.
     examples (Sequence[Example]): The examples. Their predicted docs are annotated.
@@ -239,7 +267,7 @@ def find_thresholds_by(
             Errors.M113.format(value=scores_key, option="--scores-key", choices=choices)
         )
     before = pipe.cfg["threshold"]
-    least = min(LEAST, before) if isinstance(pipe, SPAN_PIPES) else 0.0
+    least = min(LEAST, before) if isinstance(pipe, ITEM_PIPES) else 0.0
     answers = [
         read_answers(pipeline, examples, name, least, pipe.labels)
         for pipeline, examples in held_out

@@ -18,6 +18,7 @@ from thinc.api import Adam
 from spacy_mtl.annotations.relations import Relation, Relations, get_relations, set_relations
 from spacy_mtl.heads.relation.pipe import MultiTaskRelationExtractor
 from spacy_mtl.heads.relation.scorer import score_relations
+from spacy_mtl.training.thresholds import find_thresholds
 
 Make = Callable[..., Language]
 NAME = "relation"
@@ -229,3 +230,15 @@ def test_scores() -> None:
         "z": 0.0,
     }
     assert set(score_relations([Example(found, nlp("a b c d e f"))]).values()) == {None}
+
+
+def test_the_best_threshold(make_nlp: Make) -> None:
+    """`find-threshold` finds one that separates the gold relations from the others."""
+    nlp = make_nlp(NAME)
+    train(nlp, make_examples(nlp), 30)
+    get_head(nlp).cfg["threshold"] = 1.0
+    examples = make_examples(nlp)
+    found = find_thresholds(nlp, examples, NAME)
+    assert found.score == (0.0, 1.0)
+    get_head(nlp).cfg["threshold"] = found.threshold[1]
+    assert nlp.evaluate(make_examples(nlp))["rel_micro_f"] == 1.0
