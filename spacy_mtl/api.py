@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .annotations import AnnotationLayer, Comparison, Item, get_layers
 from .annotations.categories import Categories
+from .annotations.relations import make_relation_arcs
 from .annotations.spans import Entities
 from .annotations.tokens import Pos, Tags, TokenLayer
 from .arguments import Count, Factor, Range, Rate, Seed, Share, Size, checked
@@ -105,6 +106,7 @@ __all__ = [
     "get_xp",
     "linear",
     "make_pair",
+    "make_relation_arcs",
     "one_hot",
     "score_docs",
     "score_tokens",

@@ -11,6 +11,8 @@ from spacy.tokens import Doc
 
 from .errors import Errors
 
+KEYS: set[object] = set()  # of all attributes, in `doc.user_data`
+
 
 class CustomAttribute:
     """An attribute of docs, `doc._.NAME`, that is None until it is set.
@@ -24,6 +26,7 @@ class CustomAttribute:
         self.name = name
         # Where spaCy keeps the values of custom attributes. Its type says that keys are strings.
         self._key: Any = ("._.", name, None, None)
+        KEYS.add(self._key)
         if not Doc.has_extension(name):
             Doc.set_extension(name, default=None)
         elif Doc.get_extension(name) != (None, None, None, None):

@@ -1,6 +1,7 @@
 """The layer of relations between spans."""
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 from spacy.tokens import Doc, Span
@@ -142,6 +143,32 @@ def get_relations_of(span: Span) -> list[dict[str, Any]]:
     place = [span.start, span.end]
     found = RELATIONS.read(span.doc) or ()
     return [own for own in found if place in ([*own["head"]], [*own["child"]])]
+
+
+def make_relation_arcs(doc: Doc) -> dict[str, list[dict[str, Any]]]:
+    """Describe the relations of a doc as displaCy draws trees: `displacy.render(arcs, style="dep",
+    manual=True)`.
+
+    doc (Doc): The doc. Each span of a relation becomes one word, tagged with the label of its
+        entity. Overlapping spans become one word too.
+    RETURNS (Dict[str, List[Dict[str, Any]]]): The words, and an arc from head to child for each
+        relation between two words.
+    """
+    found = get_relations(doc) or []
+    starts = {*range(len(doc) + 1)}
+    for relation in found:
+        for first, last in relation[:2]:
+            starts -= {*range(first + 1, last)}
+    places = sorted(starts)
+    words = [{"text": doc[a:b].text, "tag": doc[a].ent_type_} for a, b in pairwise(places) if a < b]
+    word = {token: n for n, (a, b) in enumerate(pairwise(places)) for token in range(a, b)}
+    arcs = []
+    for (head, _), (child, _), label, _ in found:
+        i, j = word[head], word[child]
+        if i != j:
+            direction = "right" if i < j else "left"
+            arcs.append({"start": min(i, j), "end": max(i, j), "label": label, "dir": direction})
+    return {"words": words, "arcs": arcs}
 
 
 def move(relation: Relation, by: int) -> Relation:

@@ -1,8 +1,11 @@
 """The documents that docs come from, so that the chunks of one can be kept together."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from spacy.tokens import Doc
+
+from ..attributes import KEYS
 
 DOCUMENT = "document_id"  # in `user_data`, which copies and serialized docs keep
 
@@ -32,9 +35,16 @@ def keep_document(source: Doc, target: Doc) -> None:
     set_document(target, get_document(source))
 
 
+def find_other_data(doc: Doc) -> list[object]:
+    """RETURNS (List[object]): The keys of user data except the document's id and annotation in
+    custom attributes.
+    """
+    return [key for key in doc.user_data if key != DOCUMENT and key not in KEYS]
+
+
 def drop_other_data(docs: Iterable[Doc]) -> None:
-    """Remove all user data except the ids of documents, such as objects that cannot be saved."""
+    """Remove the data of `find_other_data`, such as objects that cannot be saved."""
     for doc in docs:
-        name = get_document(doc)
-        doc.user_data = {}
-        set_document(doc, name)
+        data: dict[Any, Any] = doc.user_data
+        for key in find_other_data(doc):
+            del data[key]

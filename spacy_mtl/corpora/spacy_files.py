@@ -9,7 +9,7 @@ from spacy.vocab import Vocab
 
 from ..errors import Errors
 from ..types import Settings
-from .documents import DOCUMENT, drop_other_data
+from .documents import drop_other_data, find_other_data
 from .json_files import Numbered, load_json
 from .omissions import Omissions
 from .records import read_records
@@ -24,7 +24,7 @@ def read_spacy(path: Path, vocab: Vocab) -> Iterator[Doc]:
     path (Path): The file.
     vocab (Vocab): The vocab of the docs.
     YIELDS (Doc): The docs. Categories that a doc does not name are unknown. Of their user data only
-        the document id is kept.
+        the document id and annotation are kept.
     RAISES (ValueError): M101 if the file does not exist, M156 if it is no `.spacy` file.
     """
     if not path.is_file():
@@ -35,7 +35,7 @@ def read_spacy(path: Path, vocab: Vocab) -> Iterator[Doc]:
         raise ValueError(Errors.M156.format(path=path, error=error)) from error
     with Omissions(path, unit=RECORD) as omissions:
         for i, doc in enumerate(docs, 1):
-            for key in doc.user_data.keys() - {DOCUMENT}:
+            for key in find_other_data(doc):
                 omissions.add_unread("keys of user data", str(key), i)
             drop_other_data([doc])
             doc.cats = {**doc.cats, OTHERS: UNKNOWN} if doc.cats else {}

@@ -77,6 +77,8 @@ def test_files_keep_the_ids(tmp_path: Path) -> None:
 def test_other_user_data_are_removed() -> None:
     doc = Doc(VOCAB, words=["a"])
     doc.user_data = {"document_id": "x", "object": object()}
+    doc._.relations, doc._.scores = [], {"age": 3.0}
     drop_other_data([doc])
-    assert doc.user_data == {"document_id": "x"}
+    assert doc.user_data.pop("document_id") == "x" and len(doc.user_data) == 2
+    assert (doc._.relations, doc._.scores) == ([], {"age": 3.0})
     drop_other_data([Doc(VOCAB)])

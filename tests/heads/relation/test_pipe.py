@@ -10,12 +10,19 @@ import pytest
 import spacy
 import srsly
 from conftest import ARGUMENTS, make_examples, make_gold, make_predicted
+from spacy import displacy
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
 from thinc.api import Adam
 
-from spacy_mtl.annotations.relations import Relation, Relations, get_relations, set_relations
+from spacy_mtl.annotations.relations import (
+    Relation,
+    Relations,
+    get_relations,
+    make_relation_arcs,
+    set_relations,
+)
 from spacy_mtl.heads.relation.pipe import MultiTaskRelationExtractor
 from spacy_mtl.heads.relation.scorer import score_relations
 from spacy_mtl.training.thresholds import find_thresholds
@@ -186,6 +193,21 @@ def test_relations_of_a_span() -> None:
     assert [r["label"] for r in doc[0:1]._.relations] == ["far", "near"]
     assert [r["label"] for r in doc[3:4]._.relations] == ["far"]
     assert doc[1:2]._.relations == []
+
+
+def test_arcs_for_displacy() -> None:
+    nlp = spacy.blank("en")
+    doc = make_doc(nlp, [Relation((0, 2), (3, 4), "far"), Relation((3, 4), (2, 3), "near")])
+    doc.ents = [Span(doc, 0, 2, "X")]
+    found = make_relation_arcs(doc)
+    assert [(word["text"], word["tag"]) for word in found["words"]] == [
+        ("a b", "X"),
+        *((text, "") for text in "cdef"),
+    ]
+    arcs = [(arc["start"], arc["end"], arc["label"], arc["dir"]) for arc in found["arcs"]]
+    assert arcs == [(0, 2, "far", "right"), (1, 2, "near", "left")]
+    html = displacy.render(found, style="dep", manual=True)
+    assert "near" in html and ">a b<" in html
 
 
 def test_two_heads(make_nlp: Make) -> None:
