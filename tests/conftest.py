@@ -37,7 +37,7 @@ from tokenizers import (
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from spacy_mtl.annotations.documents import write_numbers
+from spacy_mtl.annotations.documents import Texts, write_numbers
 from spacy_mtl.annotations.relations import Relation, set_relations
 from spacy_mtl.annotations.spans import copy_span
 from spacy_mtl.cli.init_config import get_heads
@@ -142,6 +142,8 @@ RELATIONS = [
     [],
 ]
 NUMBERS = [{"length": 8.0, "mood": 1.0}, {"length": 10.0}, {"mood": -2.0}, {"length": 7.0}]
+# Normal forms of the texts, with words that are copied and words that are not.
+FORMS = ["fly(who=Maria Keller, to=Lisbon)", "test(camera)", "eat(soup)", "run(who=Paul)"]
 SPECIAL = {
     "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
     "roberta": ["<s>", "<pad>", "</s>", "<unk>"],
@@ -151,6 +153,7 @@ SPECIAL = {
 SMALL: dict[str, dict[str, Any]] = {
     "mtl_lemmatizer": {"min_tree_freq": 1},
     "mtl_relation": {"spans_key": "arguments"},
+    "mtl_seq2seq": {"model": {"width": 32}, "vocab_size": 270, "max_length": 40},
 }
 TASKS = ("tagger", "ner", "textcat")
 PLAIN_SUM = {"@misc": "spacy-mtl.StaticWeights.v1"}
@@ -320,6 +323,8 @@ def make_gold(vocab: Any, i: int, tasks: Collection[str] = TASKS) -> Doc:
         set_relations(doc, [Relation(spans[a], spans[b], label) for a, b, label in RELATIONS[i]])
     if "regression" in tasks:
         write_numbers(doc, NUMBERS[i].items())
+    if "seq2seq" in tasks:
+        Texts("generated").write(doc, {"generated": FORMS[i]})
     return doc
 
 

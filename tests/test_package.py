@@ -116,6 +116,7 @@ def resolves(entry: EntryPoint) -> bool:
         names = {"mtl_lemmatizer": "trainable_lemmatizer"}
         # Components that no command of spaCy knows.
         own = ("mtl_transformer", "mtl_vectors", "mtl_relation", "mtl_regression")
+        own += ("mtl_seq2seq",)
         names |= {name: name for name in own}
         shown = names.get(entry.name, entry.name.removeprefix("mtl_"))
         return spacy.blank("en").get_factory_meta(entry.name).factory == shown

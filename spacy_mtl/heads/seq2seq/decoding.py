@@ -1,0 +1,206 @@
+"""Losses of given texts, and the search for likely ones."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy
+import torch
+from thinc.api import torch2xp, xp2torch
+from torch import Tensor
+
+from ...encoder.model.wordpieces import batch_by_length
+from ...encoder.runtime.cpu.threads import limit_threads
+from ...types import Ints1d
+from .decoder import END, Decoder, KeysValues, Source, load_decoder, mix, score_targets
+from .model import Factors, Sizes
+
+BUDGET = 16384  # source tokens per batch of the decoder, padding included
+
+
+class Text(NamedTuple):
+    """A text that the decoder wrote.
+
+    units (List[int]): The units, without the end.
+    log_p (float): The log-likelihood in nats, with that of the end.
+    is_complete (bool): Whether the end was reached.
+    """
+
+    units: list[int]
+    log_p: float
+    is_complete: bool
+
+
+def find_loss(
+    factors: Factors,
+    sizes: Sizes,
+    copies: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int] | None],
+    label_smoothing: float = 0.0,
+) -> tuple[float, Factors, int]:
+    """Compute the mean negative log-likelihood of the units of given texts, each after the right
+    units before it.
+
+    factors (Factors): The output of the model.
+    sizes (Sizes): The sizes of the decoder.
+    copies (Sequence[Sequence[int]]): For each doc the unit of each copy, 2 x T.
+    targets (Sequence[Optional[Sequence[int]]]): For each doc the units of its text, with the end;
+        None if it has none.
+    label_smoothing (float): Share of each target that is spread evenly over the pieces.
+    RETURNS (Tuple[float, Factors, int]): The mean in nats, its gradient, and the number of units.
+    """
+    limit_threads()
+    rows = xp2torch(factors.rows, requires_grad=True)
+    weights = {k: xp2torch(array, requires_grad=True) for k, array in factors.weights.items()}
+    decoder = load_decoder(weights, *sizes)
+    parameters = dict(decoder.named_parameters())
+    given = numpy.array([i for i, units in enumerate(targets) if units], dtype="i")
+    n = sum(len(targets[i] or ()) for i in given)
+    total = rows.new_zeros(())
+    with torch.enable_grad():
+        for docs, source in make_sources(decoder, rows, copies, given):
+            gold = pad([targets[i] or () for i in docs], rows.device)
+            units = torch.nn.functional.pad(gold[:, :-1].clamp(min=END), (1, 0), value=END)
+            log_p, _ = decoder(
+                units[:, None], source, decoder.project(source), dropout=factors.dropout
+            )
+            is_unit = gold >= 0
+            right = score_targets(log_p, source.copies, gold)[is_unit].sum()
+            even = log_p[0].mean(-1)[is_unit].sum() if label_smoothing else 0.0
+            total = total - (1 - label_smoothing) * right - label_smoothing * even
+    if not n:
+        return 0.0, to_gradient(factors, torch.zeros_like(rows), {}), 0
+    loss = total / n
+    d_rows, *d_weights = torch.autograd.grad(loss, [rows, *parameters.values()])
+    gradients = dict(zip(parameters, d_weights, strict=True))
+    return float(loss.detach()), to_gradient(factors, d_rows, gradients), n
+
+
+def to_gradient(factors: Factors, d_rows: Tensor, gradients: dict[str, Tensor]) -> Factors:
+    return Factors(torch2xp(d_rows), {name: torch2xp(array) for name, array in gradients.items()})
+
+
+def write_texts(
+    factors: Factors,
+    sizes: Sizes,
+    copies: Sequence[Sequence[int]],
+    beam_width: int,
+    max_length: int,
+) -> list[Text]:
+    """Find likely texts.
+
+    factors, sizes, copies: As for `find_loss`.
+    beam_width (int): The number of texts that are continued at a time; 1 for the best unit at each
+        step.
+    max_length (int): The largest number of units, with the end.
+    RETURNS (List[Text]): The text of each doc; empty for a doc without tokens.
+    """
+    limit_threads()
+    rows = xp2torch(factors.rows)
+    weights = {name: xp2torch(array) for name, array in factors.weights.items()}
+    decoder = load_decoder(weights, *sizes)
+    found = [Text([], 0.0, True) for _ in copies]
+    filled = numpy.array([i for i, units in enumerate(copies) if len(units)], dtype="i")
+    with torch.inference_mode():
+        for docs, source in make_sources(decoder, rows, copies, filled):
+            for i, text in zip(docs, search(decoder, source, beam_width, max_length), strict=True):
+                found[i] = text
+    return found
+
+
+def make_sources(
+    decoder: Decoder, rows: Tensor, copies: Sequence[Sequence[int]], docs: Ints1d
+) -> Iterator[tuple[Ints1d, Source]]:
+    """Group docs of similar length.
+
+    decoder (Decoder): The decoder.
+    rows (Tensor): The rows of all docs, N x D.
+    copies (Sequence[Sequence[int]]): The copies of all docs.
+    docs (Ints1d): The numbers of the docs to read.
+    YIELDS (Tuple[Ints1d, Source]): The numbers of the docs of a group, and their sources.
+    """
+    lengths: Ints1d = numpy.array([len(units) // 2 for units in copies], dtype="i")
+    firsts = numpy.cumsum(lengths) - lengths
+    own = lengths[docs]
+    limit = int(own.max(initial=1))
+    for group, length in batch_by_length(own, BUDGET, limit):
+        place, chosen = numpy.arange(length), docs[group]
+        mask = place < lengths[chosen][:, None]
+        index = torch.from_numpy(numpy.where(mask, firsts[chosen][:, None] + place, 0))
+        halves = [
+            pad(
+                [copies[i][start * lengths[i] :][: lengths[i]] for i in chosen], rows.device, length
+            )
+            for start in (0, 1)
+        ]
+        yield (
+            chosen,
+            decoder.read(
+                rows[index.to(rows.device)],
+                torch.from_numpy(mask).to(rows.device),
+                torch.cat(halves, dim=1),
+            ),
+        )
+
+
+def pad(lists: Sequence[Sequence[int]], device: torch.device, length: int = 0) -> Tensor:
+    """RETURNS (Tensor): Numbers >= 0 in rows of the same length, at least the given one, filled up
+    with -1.
+    """
+    table = numpy.full((len(lists), max(length, *map(len, lists))), -1, dtype="int64")
+    for row, numbers in zip(table, lists, strict=True):
+        row[: len(numbers)] = numbers
+    return torch.from_numpy(table).to(device)
+
+
+def search(decoder: Decoder, source: Source, beam_width: int, max_length: int) -> list[Text]:
+    """Find likely texts by beam search. Texts are compared by their log-likelihood per unit. The
+    search for a doc ends when its best text is complete.
+
+    decoder (Decoder): The decoder.
+    source (Source): The sources of B docs.
+    beam_width (int): The number of texts that are continued at a time, K.
+    max_length (int): The largest number of units, with the end.
+    RETURNS (List[Text]): The best text of each doc.
+    """
+    n_docs, device = len(source.mask), source.rows.device
+    n_units = max(decoder.n_pieces, int(source.copies.max()) + 1)
+    projected, past = decoder.project(source), list[KeysValues]()
+    docs = torch.arange(n_docs, device=device)
+    units = torch.full((n_docs, beam_width, 1), END, device=device)
+    sums = torch.full((n_docs, beam_width), -torch.inf, device=device)
+    sums[:, 0] = 0  # all texts of a doc start equal, so only the first one is continued
+    lengths = torch.zeros_like(sums)
+    is_done = torch.zeros_like(sums, dtype=torch.bool)
+    found = [Text([], 0.0, False) for _ in range(n_docs)]
+    for step in range(max_length):
+        log_p, past = decoder(units[..., -1:], source, projected, past or None, step)
+        scores = mix(log_p, source.copies, n_units)
+        scores[is_done] = -torch.inf
+        scores[..., END].masked_fill_(is_done, 0.0)  # a complete text stays as it is
+        lengths = lengths + ~is_done
+        totals = (sums[..., None] + scores).flatten(1)
+        means = totals / lengths.repeat_interleave(n_units, dim=1)
+        _, best = means.topk(beam_width, dim=1)
+        parents = best // n_units
+        sums = totals.gather(1, best)
+        lengths, is_done = lengths.gather(1, parents), is_done.gather(1, parents)
+        new = (best % n_units)[..., None]
+        units = torch.cat([units.gather(1, parents[..., None].expand_as(units)), new], dim=2)
+        is_done = is_done | (new[..., 0] == END)
+        ends = is_done[:, 0] if step < max_length - 1 else torch.ones_like(is_done[:, 0])
+        for i in ends.nonzero()[:, 0].tolist():
+            text = units[i, 0, 1:].tolist()
+            text = text[: text.index(END)] if END in text else text
+            found[int(docs[i])] = Text(text, float(sums[i, 0]), bool(is_done[i, 0]))
+        if ends.all():
+            break
+        kept = (~ends).nonzero()[:, 0]
+        rows = (kept[:, None] * beam_width + parents[kept]).flatten()
+        past = [(keys[rows], values[rows]) for keys, values in past]
+        if len(kept) < len(ends):
+            docs, units, sums, lengths, is_done = (
+                array[kept] for array in (docs, units, sums, lengths, is_done)
+            )
+            source = Source(*(part[kept] for part in source))
+            projected = [(keys[kept], values[kept]) for keys, values in projected]
+    return found
