@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """RETURNS (Tensor): Vectors by head: B x heads x L x D / heads, from B x L x D."""
-        by_head: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        by_head: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return by_head
 
     def project(self, x: Tensor) -> KeysValues:
@@ -163,7 +163,8 @@ class Decoder(nn.Module):
         with_space = self.copied(source.rows).unflatten(-1, (2, -1))
         copies = with_space[docs, place % length, place // length]
         positions = torch.arange(start, start + units.shape[-1], device=units.device)
-        vectors = math.sqrt(self.width) * is_piece * pieces + is_copy.unsqueeze(-1) * copies
+        vectors: Tensor = math.sqrt(self.width) * is_piece * pieces
+        vectors = vectors + is_copy.unsqueeze(-1) * copies
         return vectors + get_positions(positions, self.width)
 
     # Outputs

@@ -1,7 +1,7 @@
 """Losses of given texts, and the search for likely ones."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy
 import torch
@@ -49,12 +49,11 @@ def find_loss(
     RETURNS (Tuple[float, Factors, int]): The mean in nats, its gradient, and the number of units.
     """
     limit_threads()
-    rows = xp2torch(factors.rows, requires_grad=True)
-    weights = {k: xp2torch(array, requires_grad=True) for k, array in factors.weights.items()}
-    decoder = load_decoder(weights, *sizes)
+    rows, decoder = load(factors, sizes)
+    rows.requires_grad_()
     parameters = dict(decoder.named_parameters())
-    given = numpy.array([i for i, units in enumerate(targets) if units], dtype="i")
-    n = sum(len(targets[i] or ()) for i in given)
+    given = [i for i, units in enumerate(targets) if units]
+    n = sum(len(units or ()) for units in targets)
     total = rows.new_zeros(())
     with torch.enable_grad():
         for docs, source in make_sources(decoder, rows, copies, given):
@@ -68,15 +67,23 @@ def find_loss(
             even = log_p[0].mean(-1)[is_unit].sum() if label_smoothing else 0.0
             total = total - (1 - label_smoothing) * right - label_smoothing * even
     if not n:
-        return 0.0, to_gradient(factors, torch.zeros_like(rows), {}), 0
+        return 0.0, to_gradient(torch.zeros_like(rows), {}), 0
     loss = total / n
     d_rows, *d_weights = torch.autograd.grad(loss, [rows, *parameters.values()])
     gradients = dict(zip(parameters, d_weights, strict=True))
-    return float(loss.detach()), to_gradient(factors, d_rows, gradients), n
+    return float(loss.detach()), to_gradient(d_rows, gradients), n
 
 
-def to_gradient(factors: Factors, d_rows: Tensor, gradients: dict[str, Tensor]) -> Factors:
-    return Factors(torch2xp(d_rows), {name: torch2xp(array) for name, array in gradients.items()})
+def load(factors: Factors, sizes: Sizes) -> tuple[Tensor, Decoder]:
+    """RETURNS (Tuple[Tensor, Decoder]): The rows and the decoder, in the memory of the factors."""
+    rows: Any = factors.rows
+    weights = {name: xp2torch(array) for name, array in factors.weights.items()}
+    return xp2torch(rows), load_decoder(weights, *sizes)
+
+
+def to_gradient(d_rows: Tensor, d_weights: Mapping[str, Tensor]) -> Factors:
+    rows: Any = torch2xp(d_rows)
+    return Factors(rows, {name: torch2xp(gradient) for name, gradient in d_weights.items()})
 
 
 def write_texts(
@@ -95,11 +102,9 @@ def write_texts(
     RETURNS (List[Text]): The text of each doc; empty for a doc without tokens.
     """
     limit_threads()
-    rows = xp2torch(factors.rows)
-    weights = {name: xp2torch(array) for name, array in factors.weights.items()}
-    decoder = load_decoder(weights, *sizes)
+    rows, decoder = load(factors, sizes)
     found = [Text([], 0.0, True) for _ in copies]
-    filled = numpy.array([i for i, units in enumerate(copies) if len(units)], dtype="i")
+    filled = [i for i, units in enumerate(copies) if units]
     with torch.inference_mode():
         for docs, source in make_sources(decoder, rows, copies, filled):
             for i, text in zip(docs, search(decoder, source, beam_width, max_length), strict=True):
@@ -108,38 +113,29 @@ def write_texts(
 
 
 def make_sources(
-    decoder: Decoder, rows: Tensor, copies: Sequence[Sequence[int]], docs: Ints1d
-) -> Iterator[tuple[Ints1d, Source]]:
+    decoder: Decoder, rows: Tensor, copies: Sequence[Sequence[int]], docs: Sequence[int]
+) -> Iterator[tuple[list[int], Source]]:
     """Group docs of similar length.
 
     decoder (Decoder): The decoder.
     rows (Tensor): The rows of all docs, N x D.
     copies (Sequence[Sequence[int]]): The copies of all docs.
-    docs (Ints1d): The numbers of the docs to read.
-    YIELDS (Tuple[Ints1d, Source]): The numbers of the docs of a group, and their sources.
+    docs (Sequence[int]): The numbers of the docs to read.
+    YIELDS (Tuple[List[int], Source]): The numbers of the docs of a group, and their sources.
     """
     lengths: Ints1d = numpy.array([len(units) // 2 for units in copies], dtype="i")
-    firsts = numpy.cumsum(lengths) - lengths
-    own = lengths[docs]
-    limit = int(own.max(initial=1))
-    for group, length in batch_by_length(own, BUDGET, limit):
-        place, chosen = numpy.arange(length), docs[group]
+    firsts, own = numpy.cumsum(lengths) - lengths, lengths[list(docs)]
+    for group, length in batch_by_length(own, BUDGET, int(own.max(initial=1))):
+        chosen, place = [docs[i] for i in group.tolist()], numpy.arange(length)
         mask = place < lengths[chosen][:, None]
-        index = torch.from_numpy(numpy.where(mask, firsts[chosen][:, None] + place, 0))
-        halves = [
-            pad(
-                [copies[i][start * lengths[i] :][: lengths[i]] for i in chosen], rows.device, length
-            )
-            for start in (0, 1)
+        index = numpy.where(mask, firsts[chosen][:, None] + place, 0)
+        halves: list[list[Sequence[int]]] = [
+            [copies[i][: len(copies[i]) // 2] for i in chosen],
+            [copies[i][len(copies[i]) // 2 :] for i in chosen],
         ]
-        yield (
-            chosen,
-            decoder.read(
-                rows[index.to(rows.device)],
-                torch.from_numpy(mask).to(rows.device),
-                torch.cat(halves, dim=1),
-            ),
-        )
+        units = torch.cat([pad(half, rows.device, length) for half in halves], dim=1)
+        read, is_token = (torch.from_numpy(array).to(rows.device) for array in (index, mask))
+        yield chosen, decoder.read(rows[read], is_token, units)
 
 
 def pad(lists: Sequence[Sequence[int]], device: torch.device, length: int = 0) -> Tensor:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -67,7 +67,7 @@ class MultiTaskSeq2Seq(Head[Factors, str]):
         *,
         attribute: str,
         scorer: Callable[..., Settings] | None = None,
-        **settings: int | float,
+        **settings: Any,
     ) -> None:
         layers = [layer for layer in get_layers().values() if not isinstance(layer, Texts)]
         taken = {own.removeprefix("doc._.") for layer in layers for own in layer.attributes}

@@ -57,6 +57,7 @@ class Vocabulary:
     def __init__(self, pieces: Sequence[str]) -> None:
         self.pieces = pieces
         self.index = {piece: i for i, piece in enumerate(pieces)}
+        self.lengths = {len(piece) for piece in pieces}
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -85,7 +86,7 @@ class Units:
         self.copies = [
             self._add(space + spelled) for space in ("", " ") for spelled in map(spell, tokens)
         ]
-        lengths = {len(piece) for piece in vocabulary.index} | {len(copy) for copy in self.own}
+        lengths = vocabulary.lengths.union(map(len, self.own))
         self.lengths = sorted(lengths - {0}, reverse=True)
 
     def _add(self, copy: str) -> int:
