@@ -135,7 +135,7 @@ def get_pattern(group: str) -> str:
     """Return the pattern of the names of a group of entry points."""
     if group.startswith(OWN):
         return r"[a-z_]+"
-    patterns = {"spacy_factories": r"mtl_[a-z_]+", "spacy_cli": "mtl"}
+    patterns = {"spacy_factories": r"mtl_[a-z0-9_]+", "spacy_cli": "mtl"}
     return patterns.get(group, r"spacy-mtl\.[A-Za-z]\w*\.v\d+")
 
 
