@@ -408,3 +408,16 @@ def test_scores_of_groups_of_spans() -> None:
     defaults = {"spans_sc_f": 1.0, "speed": None}
     assert name_scores([SpanGroups("a")], defaults) == {"spans_a_f": 1.0, "speed": None}
     assert name_scores([SpanGroups()], defaults) == defaults
+
+
+def test_texts_of_an_attribute() -> None:
+    title = Texts().get_part({"attribute": "title"})
+    assert title.name_score("texts_generated_exact") == title.comparison_key == "texts_title_exact"
+    assert title.name_score("ents_f") == "ents_f"
+    found = Texts().find_parts(["ents_f", "texts_title_chrf", "texts_topic_chrf"])
+    assert [layer.name for layer in found] == ["texts_title", "texts_topic"]
+    assert [layer.name for layer in Texts().find_parts(["ents_f"])] == ["texts"]
+    doc = make_full()
+    assert title.get_answer(doc) == {"title": ""} and title.get_labels(doc) == [""]
+    title.strip(doc)
+    assert Texts().get_answer(doc) == {"generated": "Dogs bark"}

@@ -8,13 +8,14 @@ import torch
 from thinc.api import torch2xp, xp2torch
 from torch import Tensor
 
-from ...encoder.model.wordpieces import batch_by_length
+from ...encoder.model.wordpieces import PADDING_SHARE, batch_by_length
 from ...encoder.runtime.cpu.threads import limit_threads
 from ...types import Ints1d
 from .decoder import END, Decoder, KeysValues, Source, load_decoder, mix, score_targets
 from .model import Factors, Sizes
 
-BUDGET = 16384  # source tokens per batch of the decoder, padding included
+BUDGET = 16384  # tokens and units per batch of the decoder, padding included
+SEARCH_PADDING = 0.5  # share of padding in a search, whose steps cost more than source tokens
 
 
 class Text(NamedTuple):
@@ -56,7 +57,8 @@ def find_loss(
     n = sum(len(units or ()) for units in targets)
     total = rows.new_zeros(())
     with torch.enable_grad():
-        for docs, source in make_sources(decoder, rows, copies, given):
+        costs = [len(copies[i]) // 2 + len(targets[i] or ()) for i in given]
+        for docs, source in make_sources(decoder, rows, copies, given, costs):
             gold = pad([targets[i] or () for i in docs], rows.device)
             units = torch.nn.functional.pad(gold[:, :-1].clamp(min=END), (1, 0), value=END)
             log_p, _ = decoder(
@@ -106,14 +108,20 @@ def write_texts(
     found = [Text([], 0.0, True) for _ in copies]
     filled = [i for i, units in enumerate(copies) if units]
     with torch.inference_mode():
-        for docs, source in make_sources(decoder, rows, copies, filled):
+        tokens = [len(copies[i]) // 2 for i in filled]
+        for docs, source in make_sources(decoder, rows, copies, filled, tokens, SEARCH_PADDING):
             for i, text in zip(docs, search(decoder, source, beam_width, max_length), strict=True):
                 found[i] = text
     return found
 
 
 def make_sources(
-    decoder: Decoder, rows: Tensor, copies: Sequence[Sequence[int]], docs: Sequence[int]
+    decoder: Decoder,
+    rows: Tensor,
+    copies: Sequence[Sequence[int]],
+    docs: Sequence[int],
+    costs: Sequence[int],
+    padding_share: float = PADDING_SHARE,
 ) -> Iterator[tuple[list[int], Source]]:
     """Group docs of similar length.
 
@@ -121,28 +129,33 @@ def make_sources(
     rows (Tensor): The rows of all docs, N x D.
     copies (Sequence[Sequence[int]]): The copies of all docs.
     docs (Sequence[int]): The numbers of the docs to read.
+    costs (Sequence[int]): The length of each of these docs: its tokens, and its units if they are
+        known.
+    padding_share (float): The largest share of padding in a group.
     YIELDS (Tuple[List[int], Source]): The numbers of the docs of a group, and their sources.
     """
     lengths: Ints1d = numpy.array([len(units) // 2 for units in copies], dtype="i")
-    firsts, own = numpy.cumsum(lengths) - lengths, lengths[list(docs)]
-    for group, length in batch_by_length(own, BUDGET, int(own.max(initial=1))):
-        chosen, place = [docs[i] for i in group.tolist()], numpy.arange(length)
+    firsts, sizes = numpy.cumsum(lengths) - lengths, numpy.array(costs, dtype="i")
+    limit = max(costs, default=1)
+    for group, _ in batch_by_length(
+        sizes, BUDGET, limit, few_shapes=False, padding_share=padding_share
+    ):
+        chosen = [docs[i] for i in group.tolist()]
+        place = numpy.arange(lengths[chosen].max())
         mask = place < lengths[chosen][:, None]
         index = numpy.where(mask, firsts[chosen][:, None] + place, 0)
         halves: list[list[Sequence[int]]] = [
             [copies[i][: len(copies[i]) // 2] for i in chosen],
             [copies[i][len(copies[i]) // 2 :] for i in chosen],
         ]
-        units = torch.cat([pad(half, rows.device, length) for half in halves], dim=1)
+        units = torch.cat([pad(half, rows.device) for half in halves], dim=1)
         read, is_token = (torch.from_numpy(array).to(rows.device) for array in (index, mask))
         yield chosen, decoder.read(rows[read], is_token, units)
 
 
-def pad(lists: Sequence[Sequence[int]], device: torch.device, length: int = 0) -> Tensor:
-    """RETURNS (Tensor): Numbers >= 0 in rows of the same length, at least the given one, filled up
-    with -1.
-    """
-    table = numpy.full((len(lists), max(length, *map(len, lists))), -1, dtype="int64")
+def pad(lists: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """RETURNS (Tensor): Numbers >= 0 in rows as long as the longest, filled up with -1."""
+    table = numpy.full((len(lists), max(map(len, lists))), -1, dtype="int64")
     for row, numbers in zip(table, lists, strict=True):
         row[: len(numbers)] = numbers
     return torch.from_numpy(table).to(device)

@@ -18,7 +18,7 @@ from ...errors import Errors, Warnings
 from ...types import Settings
 from ..base import Head
 from .model import Factors, Sizes
-from .vocabulary import BYTES, Units, Vocabulary, learn_pieces
+from .vocabulary import BYTES, Units, Vocabulary, learn_pieces, spell
 
 DEFAULT_CONFIG = f"""
 [seq2seq]
@@ -106,12 +106,16 @@ class MultiTaskSeq2Seq(Head[Factors, str]):
 
     def _warn_of_long(self, examples: Iterable[Example]) -> None:
         vocabulary, limit = Vocabulary(self.labels), self.cfg["max_length"]
-        targets = [self.encode(eg, Units(vocabulary, get_words(eg.predicted))) for eg in examples]
-        lengths = [len(target) for target in targets if target is not None]
-        n = sum(length > limit for length in lengths)
-        if n:
+        total, long = 0, list[int]()
+        for example in examples:
+            text = self.read_text(example)
+            total += text is not None
+            # A text has at most one unit per byte, and its end.
+            if text is not None and len(spell(text)) >= limit:
+                long.append(len(Units(vocabulary, get_words(example.predicted)).encode(text)))
+        if n := sum(length > limit for length in long):
             message = Warnings.W142.format(
-                name=self.name, n=n, total=len(lengths), max_length=limit, longest=max(lengths)
+                name=self.name, n=n, total=total, max_length=limit, longest=max(long)
             )
             warnings.warn(message)
 
