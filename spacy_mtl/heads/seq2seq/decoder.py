@@ -113,7 +113,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.n_pieces, self.width = n_pieces, width
         self.embedding = nn.Parameter(torch.empty(n_pieces, width))  # of inputs and of outputs
-        self.bias = nn.Parameter(torch.empty(n_pieces))
+        self.b = nn.Parameter(torch.empty(n_pieces))  # the name in all output layers
         self.source_norm = nn.LayerNorm(width)
         self.copied = nn.Linear(width, 2 * width)  # the input after a copy without, with a space
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(depth))
@@ -126,7 +126,7 @@ class Decoder(nn.Module):
         0.
         """
         nn.init.normal_(self.embedding, std=self.width**-0.5)
-        nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.b)
         for layer in self.layers:
             assert isinstance(layer, Layer)
             for output in (layer.self_attention.output, layer.source_attention.output):
@@ -198,7 +198,7 @@ class Decoder(nn.Module):
             x, own = layer(x, past and past[i], projected[i], source.mask, dropout)
             known.append(own)
         x = self.norm(x).reshape(len(source.mask), -1, self.width)
-        pieces = F.linear(x, self.embedding, self.bias).log_softmax(-1)
+        pieces = F.linear(x, self.embedding, self.b).log_softmax(-1)
         queries = self.pointer(x).unflatten(-1, (2, -1)) / math.sqrt(self.width)
         scores = torch.einsum("bqsd,btd->bqst", queries, source.rows)
         scores = scores.masked_fill(~source.mask[:, None, None], NEVER)
