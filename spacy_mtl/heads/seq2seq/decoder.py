@@ -118,6 +118,8 @@ class Decoder(nn.Module):
         self.copied = nn.Linear(width, 2 * width)  # the input after a copy without, with a space
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
+        # Without it, the tied embedding starts by predicting the piece that it has read.
+        self.output = nn.Linear(width, width)
         self.pointer = nn.Linear(width, 2 * width)  # the queries for copies without, with a space
         self.gate = nn.Linear(width, 1)
 
@@ -198,7 +200,7 @@ class Decoder(nn.Module):
             x, own = layer(x, past and past[i], projected[i], source.mask, dropout)
             known.append(own)
         x = self.norm(x).reshape(len(source.mask), -1, self.width)
-        pieces = F.linear(x, self.embedding, self.b).log_softmax(-1)
+        pieces = F.linear(self.output(x), self.embedding, self.b).log_softmax(-1)
         queries = self.pointer(x).unflatten(-1, (2, -1)) / math.sqrt(self.width)
         scores = torch.einsum("bqsd,btd->bqst", queries, source.rows)
         scores = scores.masked_fill(~source.mask[:, None, None], NEVER)

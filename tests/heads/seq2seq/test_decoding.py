@@ -73,7 +73,8 @@ def reference(w: dict[str, Tensor], rows: Tensor, copies: list[int], target: lis
         hidden = F.gelu(hidden + w[f"layers.{i}.hidden.bias"])
         x = x + hidden @ w[f"layers.{i}.output.weight"].T + w[f"layers.{i}.output.bias"]
     x = norm("norm", x)
-    p_pieces = (x @ w["embedding"].T + w["b"]).softmax(-1)
+    chosen = x @ w["output.weight"].T + w["output.bias"]
+    p_pieces = (chosen @ w["embedding"].T + w["b"]).softmax(-1)
     queries = x @ w["pointer.weight"].T + w["pointer.bias"]
     scores = torch.cat([queries[:, :WIDTH] @ source.T, queries[:, WIDTH:] @ source.T], 1)
     p_copies = (scores / WIDTH**0.5).softmax(-1)
