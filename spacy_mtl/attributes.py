@@ -42,3 +42,9 @@ class CustomAttribute:
             doc.user_data.pop(self._key, None)
         else:
             doc.user_data[self._key] = value
+
+
+def get_values(doc: Doc) -> dict[str, Any]:
+    """RETURNS (Dict[str, Any]): The custom attributes of a doc that are set, by name."""
+    keys = [key for key in doc.user_data if isinstance(key, tuple) and key[0] == "._."]
+    return {key[1]: doc.user_data[key] for key in keys if key[2] is None}

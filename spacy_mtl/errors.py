@@ -701,6 +701,21 @@ class Errors(metaclass=_WithCodes):
         "whole tokens in its context. Correct them, or remove them if there is no answer."
     )
 
+    # M295 to M299 text out
+    M295 = (
+        "The custom attribute `doc._.{name}` of the doc {text!r} is {value!r}. Give a string, or "
+        "None if it is missing."
+    )
+    M296 = (
+        "'{name}' cannot write to `doc._.{attribute}`. Give a name of letters, digits and "
+        "underscores that no other annotation has, unlike {taken}."
+    )
+    M297 = (
+        "'{name}' has labels that are no vocabulary: {problem}. Use the labels of `spacy init "
+        "labels`, or leave them out to learn a vocabulary from the gold texts."
+    )
+    M298 = "heads = {heads} does not divide the width of the decoder, {width}. Change one of them."
+
     # M171 to M179 vectors
     M171 = (
         "A component with pooling = 'wordpieces' reads docs that were encoded while it was "
@@ -851,6 +866,11 @@ class Warnings(metaclass=_WithCodes):
     W136 = (
         "{n} texts are in several corpora with different labels of {layers}. The first: {text}. "
         "Remove one of the two docs."
+    )
+    W142 = (
+        "'{name}' does not learn from {n} of {total} gold texts, which have more pieces than "
+        "max_length = {max_length}. The longest has {longest}: raise max_length, or shorten the "
+        "texts."
     )
     W220 = (
         "'{task}' cannot learn labels that are in dev but not in train: {labels}. Add training "

@@ -38,7 +38,7 @@ from tokenizers import (
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from spacy_mtl.annotations.documents import write_numbers
+from spacy_mtl.annotations.documents import Texts, write_numbers
 from spacy_mtl.annotations.relations import Relation, set_relations
 from spacy_mtl.annotations.spans import copy_span
 from spacy_mtl.cli.init_config import get_heads
@@ -147,6 +147,8 @@ RELATIONS = [
 ]
 QUESTIONS = [3, 4, 2, 4]  # the token after the separator, which takes the place of a word
 NUMBERS = [{"length": 8.0, "mood": 1.0}, {"length": 10.0}, {"mood": -2.0}, {"length": 7.0}]
+# Normal forms of the texts, with words that are copied and words that are not.
+FORMS = ["fly(who=Maria Keller, to=Lisbon)", "test(camera)", "eat(soup)", "run(who=Paul)"]
 SPECIAL = {
     "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
     "roberta": ["<s>", "<pad>", "</s>", "<unk>"],
@@ -156,6 +158,7 @@ SPECIAL = {
 SMALL: dict[str, dict[str, Any]] = {
     "mtl_lemmatizer": {"min_tree_freq": 1},
     "mtl_relation": {"spans_key": "arguments"},
+    "mtl_seq2seq": {"model": {"width": 32}, "vocab_size": 270, "max_length": 40},
 }
 TASKS = ("tagger", "ner", "textcat")
 PLAIN_SUM = {"@misc": "spacy-mtl.StaticWeights.v1"}
@@ -364,6 +367,8 @@ def make_gold(vocab: Any, i: int, tasks: Collection[str] = TASKS) -> Doc:
         doc.spans["answers"] = [Span(doc, start, start + 2, "ANSWER")] if i else []
     if "regression" in tasks:
         write_numbers(doc, NUMBERS[i].items())
+    if "seq2seq" in tasks:
+        Texts("generated").write(doc, {"generated": FORMS[i]})
     return doc
 
 

@@ -51,6 +51,7 @@ def get_required(name: str) -> dict[str, Any]:
     heads |= {"mtl_parser": "Parser", "mtl_spancat": "SpanCat"}
     heads |= {"mtl_relation": "Relation", "mtl_regression": "TextCat"}
     heads |= {"mtl_paircat": "PairCat", "mtl_qa": "Tagger"}
+    heads |= {"mtl_seq2seq": "Seq2Seq"}
     if name in heads:
         defaults = Language.get_factory_meta(name).default_config
         settings = {k: v for k, v in defaults.items() if k not in ("model", "scorer")}
@@ -84,6 +85,7 @@ def get_required(name: str) -> dict[str, Any]:
         "spacy-mtl.ParserHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.PairCatHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.RelationHead.v1": lambda: {"tok2vec": embed()},
+        "spacy-mtl.Seq2SeqHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.SpanCatHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.TextCatHead.v1": lambda: {"tok2vec": embed()},
         "spacy-mtl.TokenVectors.v1": lambda: {"tok2vec": embed()},
@@ -149,6 +151,7 @@ def use(entry: Any, found: Any) -> Iterator[Any]:
         "parser_head",
         "spancat_head",
         "relation_head",
+        "seq2seq_head",
     ):
         examples = make_examples()
         docs = [eg.predicted for eg in examples]

@@ -119,6 +119,7 @@ def resolves(entry: EntryPoint) -> bool:
         names = {"mtl_lemmatizer": "trainable_lemmatizer", "mtl_paircat": "textcat"}
         # Components that no command of spaCy knows.
         own = ("mtl_transformer", "mtl_vectors", "mtl_relation", "mtl_regression", "mtl_qa")
+        own += ("mtl_seq2seq",)
         names |= {name: name for name in own}
         shown = names.get(entry.name, entry.name.removeprefix("mtl_"))
         return spacy.blank("en").get_factory_meta(entry.name).factory == shown
@@ -137,7 +138,7 @@ def get_pattern(group: str) -> str:
     """Return the pattern of the names of a group of entry points."""
     if group.startswith(OWN):
         return r"[a-z_]+"
-    patterns = {"spacy_factories": r"mtl_[a-z_]+", "spacy_cli": "mtl"}
+    patterns = {"spacy_factories": r"mtl_[a-z0-9_]+", "spacy_cli": "mtl"}
     return patterns.get(group, r"spacy-mtl\.[A-Za-z]\w*\.v\d+")
 
 

@@ -51,7 +51,7 @@ def find_threshold_cli(
     gpu_id: GpuId = -1,
 ) -> None:
     """
-    Find the best threshold for independent categories, spans or relations.
+    Find the best threshold for categories, spans or relations.
 
     The pipeline runs over the data once, and every threshold that changes a prediction is tried.
     Prints the F of each label at the current threshold, at the best threshold for all labels, and

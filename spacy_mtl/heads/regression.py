@@ -1,6 +1,7 @@
 """`mtl_regression`: numbers that belong to a doc, in `doc._.scores`."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from ..arguments import checked
 from ..corpora.scope import is_for
 from ..corpora.streams import read_whole
 from ..encoder.host import isolated
-from ..storage import check_type
+from ..storage import check_type, raise_mismatch
 from ..types import Floats1d, Floats2d, Settings, get_ops, get_xp
 from .base import Head
 
@@ -32,6 +33,7 @@ pooling = "mean"
 @architectures = "spacy-mtl.TaskListener.v1"
 """
 Objective = Literal["squared_error", "gaussian"]
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
 SCORES = ("scores_pearson", "scores_spearman", "scores_mae")
 # The logarithm of the least variance, relative to that of the training data: a deviation of 1 %.
 LEAST_LOG_VARIANCE = 2 * math.log(0.01)
@@ -46,7 +48,7 @@ class MultiTaskRegressor(Head[Floats2d, Floats1d]):
 
     layer = Numbers()
     reads_tokens = False  # tokens may have been merged: they are pooled
-    CFG = {**Head.CFG, "objective": str, "means": dict[str, Any], "deviations": dict[str, Any]}
+    CFG = {**Head.CFG, "objective": str, "scaling": dict[str, tuple[str, str]]}
 
     @property
     def is_gaussian(self) -> bool:
@@ -64,8 +66,7 @@ class MultiTaskRegressor(Head[Floats2d, Floats1d]):
         """RETURNS (Dict[str, Any]): The names, and the mean and deviation of each number, as `init
         labels` writes and `initialize` reads them.
         """
-        means, deviations = (column.tolist() for column in self.get_scaling())
-        scaling = [[*row] for row in zip(self.labels, means, deviations, strict=True)]
+        scaling = [[label, *pair] for label, pair in self.cfg["scaling"].items()]
         return {"labels": list(self.labels), "scaling": scaling}
 
     @isolated
@@ -90,9 +91,11 @@ class MultiTaskRegressor(Head[Floats2d, Floats1d]):
         if rows is None:
             rows = measure(self.labels, self._read_docs(read_whole(get_examples)))
         entry = f"initialize.components.{self.name}.labels.scaling"
-        found = check_type(rows, list[tuple[str, float, float]], entry)
-        self.cfg["means"] = {name: mean for name, mean, _ in found}
-        self.cfg["deviations"] = {name: deviation for name, _, deviation in found}
+        found = check_type(rows, list[tuple[str, str, str]], entry)
+        for number in (number for _, *pair in found for number in pair):
+            if not NUMBER.fullmatch(number):
+                raise_mismatch(entry, number, "a number as a string")
+        self.cfg["scaling"] = {name: (mean, deviation) for name, mean, deviation in found}
 
     def _read_docs(self, get_examples: Callable[[], Iterable[Example]]) -> Iterable[Doc]:
         docs = (eg.reference for eg in get_examples())
@@ -100,11 +103,9 @@ class MultiTaskRegressor(Head[Floats2d, Floats1d]):
 
     def get_scaling(self) -> tuple[Floats1d, Floats1d]:
         """RETURNS (Tuple[Floats1d, Floats1d]): The mean and the deviation of each number, C."""
-        means, deviations = self.cfg["means"], self.cfg["deviations"]
-        return (
-            numpy.array([means.get(label, 0.0) for label in self.labels], dtype="f"),
-            numpy.array([deviations.get(label, 1.0) for label in self.labels], dtype="f"),
-        )
+        pairs = [self.cfg["scaling"].get(label, ("0", "1")) for label in self.labels]
+        means, deviations = numpy.array(pairs, dtype="f").reshape(-1, 2).T
+        return means, deviations
 
     def get_targets(self, examples: Sequence[Example]) -> Floats2d:
         """RETURNS (Floats2d): The scaled gold number of each doc and name, D x C. It is nan where
@@ -149,9 +150,10 @@ class MultiTaskRegressor(Head[Floats2d, Floats1d]):
         return dict(zip(self.labels, map(float, prediction), strict=True))
 
 
-def measure(labels: Sequence[str], docs: Iterable[Doc]) -> list[tuple[str, float, float]]:
-    """RETURNS (List[Tuple[str, float, float]]): The name, the mean and the standard deviation of
-    each number. The deviation of numbers that are all equal is 1.
+def measure(labels: Sequence[str], docs: Iterable[Doc]) -> list[tuple[str, str, str]]:
+    """RETURNS (List[Tuple[str, str, str]]): The name, the mean and the standard deviation of each
+    number. The deviation of numbers that are all equal is 1. JSON files of spaCy round numbers to
+    ten decimals, but keep strings.
     """
     values: dict[str, list[float]] = {label: [] for label in labels}
     for doc in docs:
@@ -159,7 +161,8 @@ def measure(labels: Sequence[str], docs: Iterable[Doc]) -> list[tuple[str, float
             if label in values:
                 values[label].append(value)
     arrays = {label: numpy.array(found or [0.0]) for label, found in values.items()}
-    return [(n, float(array.mean()), float(array.std()) or 1.0) for n, array in arrays.items()]
+    scales = {label: (array.mean(), array.std() or 1.0) for label, array in arrays.items()}
+    return [(label, str(float(mean)), str(float(sd))) for label, (mean, sd) in scales.items()]
 
 
 def squared_error(scores: Floats2d, targets: Floats2d) -> tuple[float, Floats2d, int]:
@@ -270,5 +273,5 @@ def make_mtl_regression(
     scorer (Optional[Callable]): The scoring method.
     """
     return MultiTaskRegressor(
-        nlp.vocab, model, name, scorer=scorer, objective=objective, means={}, deviations={}
+        nlp.vocab, model, name, scorer=scorer, objective=objective, scaling={}
     )

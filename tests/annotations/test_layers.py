@@ -24,12 +24,13 @@ from spacy_mtl.annotations import (
     trees,
 )
 from spacy_mtl.annotations.categories import Categories
-from spacy_mtl.annotations.documents import SCORES, Numbers
+from spacy_mtl.annotations.documents import SCORES, Numbers, Texts
 from spacy_mtl.annotations.relations import Relation, get_relations, set_relations
 from spacy_mtl.annotations.spans import Entities, SpanGroups
 from spacy_mtl.annotations.tokens import Tags
 from spacy_mtl.annotations.trees import Sentences, Trees
 from spacy_mtl.heads.relation.scorer import score_relations
+from spacy_mtl.heads.seq2seq.scorer import score_texts
 
 VOCAB = spacy.blank("en").vocab
 LAYERS = get_layers()
@@ -63,6 +64,7 @@ def make_full() -> Doc:
         doc, [Relation((0, 1), (3, 5), "FEARS", 0.5), Relation((3, 5), (0, 2), "CHASES", 0.75)]
     )
     SCORES.write(doc, {"size": 2.5, "age": None})
+    Texts().write(doc, {"generated": "Dogs bark", "title": ""})
     return doc
 
 
@@ -89,6 +91,7 @@ def test_labels() -> None:
         "spans": ["FACT", "FACT"],
         "relations": ["FEARS", "CHASES"],
         "scores": ["size"],
+        "texts": ["Dogs bark", ""],
     }
 
 
@@ -156,6 +159,7 @@ def test_copies_to_a_part() -> None:
     assert found["ents"] == [(0, 8, "DOG")] and found["links"] == ["Q2", "Q2", ""]
     assert found["spans"] == {"sc": [(0, 13, "FACT")], "none": []}
     assert found["cats"] == {"pets": 1.0, "cars": 0.0}
+    assert found["texts"] == {"generated": "Dogs bark", "title": ""}
     assert found["relations"] == [] and found["scores"] == {"size": 2.5, "age": None}
     assert [[t.text for t in sent] for sent in target.sents] == [WORDS[3:]]
 
@@ -177,7 +181,7 @@ def test_stripped_trees_leave_no_children() -> None:
 
 def test_removed_labels() -> None:
     labels = {"NNS", "NOUN", "Number=Plur", "dog", "nsubj", "DOG", "Q2", "pets", "FACT"}
-    labels |= {"FEARS", "size"}
+    labels |= {"FEARS", "size", "Dogs bark"}
     found = {}
     for name, layer in LAYERS.items():
         layer.remove_labels(doc := make_full(), labels)
@@ -195,6 +199,7 @@ def test_removed_labels() -> None:
         "spans": [],
         "relations": ["CHASES"],
         "scores": None,
+        "texts": [""],
     }
     Sentences().remove_labels(doc := make_full(), {"S"})
     assert not Sentences().is_annotated(doc)
@@ -277,6 +282,7 @@ def test_gold_for_other_tokens() -> None:
         ((2, 5), (0, 2), "CHASES", 0.75),
     ]
     assert found["scores"] == {"size": 2.5}
+    assert found["texts"] == {"generated": "Dogs bark", "title": ""}
 
 
 @given(st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=6))
@@ -302,6 +308,8 @@ def corrupt(generator: numpy.random.Generator) -> Doc:
     doc.ents = [Span(doc, 0, 1, labels[0], kb_id="Q1"), Span(doc, 3, 5, labels[1], kb_id="Q9")]
     doc.spans["sc"] = [Span(doc, 0, 2, labels[2]), Span(doc, 3, 6, "FACT"), Span(doc, 1, 6, "X")]
     set_relations(doc, [Relation((0, 1), (3, 5), labels[0]), Relation((3, 5), (0, 2), "CHASES")])
+    title = str(generator.choice(["Dogs bark", "Cats sleep"]))
+    Texts().write(doc, {"generated": title, "title": title})
     return doc
 
 
@@ -320,6 +328,7 @@ def score(examples: list[Example]) -> Iterator[tuple[str, float]]:
         allow_overlap=True,
     ).items()
     yield from score_relations(examples).items()
+    yield from score_texts(examples).items()
 
 
 def test_comparisons_sum_up_to_the_scores() -> None:
@@ -329,6 +338,8 @@ def test_comparisons_sum_up_to_the_scores() -> None:
     for layer in LAYERS.values():
         if isinstance(layer, Categories | Numbers):
             continue
+        if isinstance(layer, Texts):
+            layer = Texts("generated")  # whose score it is
         pairs = [pair for eg in examples if (pair := layer.compare(eg, [])) is not None]
         right = sum(len(gold & found) for gold, found in pairs)
         total = sum(len(gold) + len(found) for gold, found in pairs)
@@ -359,7 +370,7 @@ def test_keys() -> None:
         for factory in [*factories, "entity_linker", "textcat", "spancat"]
         for key in nlp.get_factory_meta(factory).default_score_weights
     }
-    for factory in ("mtl_relation", "mtl_regression"):
+    for factory in ("mtl_relation", "mtl_regression", "mtl_seq2seq"):
         known |= nlp.get_factory_meta(factory).default_score_weights.keys()
     used = {key for layer in LAYERS.values() for key in (layer.score_key, *layer.detail_keys)}
     assert used <= known | {"sents_f"}
@@ -397,3 +408,16 @@ def test_scores_of_groups_of_spans() -> None:
     defaults = {"spans_sc_f": 1.0, "speed": None}
     assert name_scores([SpanGroups("a")], defaults) == {"spans_a_f": 1.0, "speed": None}
     assert name_scores([SpanGroups()], defaults) == defaults
+
+
+def test_texts_of_an_attribute() -> None:
+    title = Texts().get_part({"attribute": "title"})
+    assert title.name_score("texts_generated_exact") == title.comparison_key == "texts_title_exact"
+    assert title.name_score("ents_f") == "ents_f"
+    found = Texts().find_parts(["ents_f", "texts_title_chrf", "texts_topic_chrf"])
+    assert [layer.name for layer in found] == ["texts_title", "texts_topic"]
+    assert [layer.name for layer in Texts().find_parts(["ents_f"])] == ["texts"]
+    doc = make_full()
+    assert title.get_answer(doc) == {"title": ""} and title.get_labels(doc) == [""]
+    title.strip(doc)
+    assert Texts().get_answer(doc) == {"generated": "Dogs bark"}

@@ -55,7 +55,7 @@ def test_corpora_are_parsed(text: str, expected: CorpusSpec) -> None:
 
 
 WRONG = [
-    (["--tasks", "tagger,relation"], "M250", "'textcat_multilabel'"),
+    (["--tasks", "tagger,coreference"], "M250", "'textcat_multilabel'"),
     ([], "M250", "'textcat_multilabel'"),
     (["--tasks", "ner,ner:tagger"], "M251", "'ner'"),
     (["--tasks", "transformer:ner"], "M251", "'transformer'"),

@@ -354,7 +354,9 @@ def test_a_key_of_the_text(read_file):
     assert read_file([{"sentence": "a", "label": "x"}], text="sentence")[0].text == "a"
 
 
-@pytest.mark.parametrize("data", [{"data": [{"paragraphs": []}], "version": "1"}, [{"a": 1}], {}])
+@pytest.mark.parametrize(
+    "data", [{"articles": [{"paragraphs": []}], "version": "1"}, [{"a": 1}], {}]
+)
 def test_json_of_an_unknown_form(read_file, data):
     with pytest.raises(ValueError, match="M150") as error:
         read_file(data, "a.json")

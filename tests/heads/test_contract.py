@@ -102,11 +102,9 @@ def make_stock_encoder(kind: str, encoder: str, *heads: str) -> Language:
         architecture = {"@architectures": "spacy.HashEmbedCNN.v2", **embed}
         nlp.add_pipe("tok2vec", config={"model": architecture})
     for head in heads:
-        nlp.add_pipe(
-            f"mtl_{head}",
-            name=head,
-            config={"model": {"tok2vec": listener}, **SMALL.get(f"mtl_{head}", {})},
-        )
+        small = SMALL.get(f"mtl_{head}", {})
+        model = {"tok2vec": listener, **small.get("model", {})}
+        nlp.add_pipe(f"mtl_{head}", name=head, config={**small, "model": model})
     nlp.initialize(lambda: make_examples(nlp))
     return nlp
 

@@ -82,16 +82,17 @@ def test_learns_numbers_of_any_scale(make_nlp: Make, objective: str) -> None:
     assert scores["big"]["scores_mae"] < 3e3 and scores["big"]["scores_pearson"] > 0.95
     assert scores["even"]["scores_mae"] < 0.5 and scores["even"]["scores_pearson"] == 0.0
     empty = nlp("")
-    assert empty._.scores == pytest.approx({k: head.cfg["means"][k] for k in head.labels})
+    means = {label: float(mean) for label, (mean, _) in head.cfg["scaling"].items()}
+    assert empty._.scores == pytest.approx(means)
 
 
 def test_scaling_is_saved(make_nlp: Make, tmp_path: Path) -> None:
     nlp = make_nlp(NAME)
     data = get_head(nlp).label_data
     assert data["labels"] == ["length", "mood"]
-    assert [row[:2] for row in data["scaling"]] == [
-        ["length", pytest.approx(25 / 3)],
-        ["mood", pytest.approx(-0.5)],
+    assert [(name, float(mean)) for name, mean, _ in data["scaling"]] == [
+        ("length", pytest.approx(25 / 3)),
+        ("mood", pytest.approx(-0.5)),
     ]
     nlp.to_disk(tmp_path)
     assert get_head(spacy.load(tmp_path)).label_data == data
@@ -101,6 +102,27 @@ def test_scaling_is_saved(make_nlp: Make, tmp_path: Path) -> None:
     again.config["initialize"]["components"][NAME] = {"labels": labels}
     again.initialize(lambda: make_examples(again, "tagger"))
     assert get_head(again).label_data == data
+
+
+def test_wrong_scaling(make_nlp: Make) -> None:
+    nlp = make_nlp(NAME, initialize=False)
+    for row in (["length", "1"], ["length", "1", "wide"], ["length", 1, 2]):
+        nlp.config["initialize"]["components"][NAME] = {
+            "labels": {"labels": ["length"], "scaling": [row]}
+        }
+        with pytest.raises(ValueError, match=r"M049.*regression\.labels\.scaling"):
+            nlp.initialize(lambda: make_examples(nlp))
+
+
+def test_numbers_smaller_than_json_holds(make_nlp: Make, tmp_path: Path) -> None:
+    nlp = make_nlp(NAME, initialize=False)
+    examples = make_examples(nlp)
+    for i, eg in enumerate(examples):
+        write_numbers(eg.reference, [("length", i * 1e-14), ("mood", None)])
+    nlp.initialize(lambda: examples)
+    nlp.to_disk(tmp_path)
+    found = spacy.load(tmp_path)("a")._.scores["length"]
+    assert found == pytest.approx(nlp("a")._.scores["length"], rel=1e-5) and 0 < found < 1e-13
 
 
 @pytest.mark.parametrize("value", [math.inf, "3", True])

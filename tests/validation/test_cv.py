@@ -157,7 +157,14 @@ def start(processes: Processes, command: list[str], log: Path) -> tuple[Thread, 
     return thread, codes
 
 
-SLEEP = [sys.executable, "-S", "-c", "print(1, flush=True); import time; time.sleep(60)"]
+# Background jobs of a shell ignore SIGINT, and so do their children unless they say otherwise.
+CODE = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+print(1, flush=True)
+time.sleep(60)
+"""
+SLEEP = [sys.executable, "-S", "-c", CODE]
 
 
 def test_processes_are_interrupted(tmp_path: Path) -> None:

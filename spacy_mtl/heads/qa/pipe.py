@@ -121,7 +121,7 @@ class MultiTaskReader(CalibratableHead[Floats2d, Answer]):
             for a, b, _ in places:
                 own[0, a - start] = own[1, b - 1 - start] = True
             own[:, 0] = not places
-        return allowed.reshape(-1, size)
+        return allowed.reshape(2 * len(examples), size)
 
     def to_rows(self, docs: Sequence[Doc], scores: Floats2d) -> tuple[Floats2d, Ints2d]:
         """Cut the scores of tokens into rows of candidates.
@@ -138,7 +138,7 @@ class MultiTaskReader(CalibratableHead[Floats2d, Answer]):
             own[: end - start] = numpy.arange(row + start, row + end)
         tokens = xp.asarray(places)
         padded = xp.where((tokens >= 0)[:, None], scores.T[:, tokens].swapaxes(0, 1), NEVER)
-        return padded.reshape(2 * len(docs), -1), places
+        return padded.reshape(2 * len(docs), places.shape[1]), places
 
     def loss(self, examples: Sequence[Example], scores: Floats2d) -> tuple[float, Floats2d, int]:
         """Compute the mean negative log-likelihood of the first and last tokens, in nats. Each doc

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy
@@ -67,7 +68,7 @@ class MultiTaskRelationExtractor(ThresholdHead[Factors, list[Relation]]):
     CFG = {
         **ThresholdHead.CFG,
         "types": list[str],
-        "type_pairs": list[tuple[str, str]],
+        "type_pairs": list[list[str]],
         "max_distance": int | None,
         "all_types": bool,
         "negatives": int | None,
@@ -81,8 +82,8 @@ class MultiTaskRelationExtractor(ThresholdHead[Factors, list[Relation]]):
         """RETURNS (Dict[str, Any]): The labels, the types of spans, their pairs, and the counts of
         candidates, as `init labels` writes and `initialize` reads them.
         """
-        pairs = [[*pair] for pair in self.cfg["type_pairs"]]
-        return {**super().label_data, "types": self.cfg["types"], "type_pairs": pairs}
+        types = {key: deepcopy(self.cfg[key]) for key in ("types", "type_pairs")}
+        return {**super().label_data, **types}
 
     @isolated
     def initialize(
@@ -106,7 +107,7 @@ class MultiTaskRelationExtractor(ThresholdHead[Factors, list[Relation]]):
         for key in ("types", "type_pairs"):
             if key in given:
                 self.cfg[key] = check_type(given[key], self.CFG[key], f"{entry}.{key}")
-        if not given:
+        if not {"types", "type_pairs"} <= given.keys():
             self._find_types(read_whole(get_examples)())
         output = self.model.get_ref("output_layer")
         if not output.has_dim("nT"):
@@ -122,7 +123,8 @@ class MultiTaskRelationExtractor(ThresholdHead[Factors, list[Relation]]):
                 for head, child, *_ in self.read_relations(example):
                     if head in spans and child in spans:
                         pairs.add((spans[head], spans[child]))
-        self.cfg["types"], self.cfg["type_pairs"] = sorted(types), sorted(pairs)
+        self.cfg["types"] = sorted(types)
+        self.cfg["type_pairs"] = [[*pair] for pair in sorted(pairs)]
 
     def check_labels(self, get_examples: Callable[[], Iterable[Example]]) -> None:
         """Check that there are labels. Warn by W131 of gold relations that no candidate has.

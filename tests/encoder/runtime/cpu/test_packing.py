@@ -202,12 +202,14 @@ def test_layout() -> None:
     ids = numpy.array([[2, 7, 3], [2, 8, 3]])
     long = numpy.array([[2, 9, 3, 0, 0], [2, 9, 9, 3, 0]])
     mask = numpy.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
-    inputs, blocks = pack([(ids, numpy.ones_like(ids)), (long, mask)], first_position=2)
+    segments = numpy.array([[0, 0, 0, 0, 0], [0, 0, 1, 1, 0]])
+    batches = [(ids, numpy.ones_like(ids), numpy.zeros_like(ids)), (long, mask, segments)]
+    inputs, blocks = pack(batches, first_position=2)
     assert inputs.keys() == {"input_ids", "token_type_ids", "position_ids"}
     assert all(x.shape == (1, ROWS_STEP) for x in inputs.values())
     assert inputs["input_ids"][0, 3:17].tolist() == [2, 8, 3, *long.ravel(), 2]
     assert inputs["position_ids"][0, :13].tolist() == [2, 3, 4, 2, 3, 4, 2, 3, 4, 5, 6, 2, 3]
-    assert not inputs["token_type_ids"].any()
+    assert inputs["token_type_ids"][0].nonzero().ravel().tolist() == [13, 14]
     assert inputs["input_ids"][0, -1] != 0  # no padding at the end, of which there are warnings
     assert [(block.n, block.length) for block in blocks] == [(2, 3), (2, 5), (ROWS_STEP - 16, 1)]
     assert blocks[0].mask is None and blocks[2].mask is None
