@@ -48,7 +48,7 @@ class MultiTaskRegressor(Head[Floats2d, Floats1d]):
 
     layer = Numbers()
     reads_tokens = False  # tokens may have been merged: they are pooled
-    CFG = {**Head.CFG, "objective": str, "scaling": dict[str, tuple[str, str]]}
+    CFG = {**Head.CFG, "objective": str, "scaling": dict[str, list[str]]}
 
     @property
     def is_gaussian(self) -> bool:
@@ -95,7 +95,7 @@ class MultiTaskRegressor(Head[Floats2d, Floats1d]):
         for number in (number for _, *pair in found for number in pair):
             if not NUMBER.fullmatch(number):
                 raise_mismatch(entry, number, "a number as a string")
-        self.cfg["scaling"] = {name: (mean, deviation) for name, mean, deviation in found}
+        self.cfg["scaling"] = {name: [mean, deviation] for name, mean, deviation in found}
 
     def _read_docs(self, get_examples: Callable[[], Iterable[Example]]) -> Iterable[Doc]:
         docs = (eg.reference for eg in get_examples())
@@ -103,7 +103,7 @@ class MultiTaskRegressor(Head[Floats2d, Floats1d]):
 
     def get_scaling(self) -> tuple[Floats1d, Floats1d]:
         """RETURNS (Tuple[Floats1d, Floats1d]): The mean and the deviation of each number, C."""
-        pairs = [self.cfg["scaling"].get(label, ("0", "1")) for label in self.labels]
+        pairs = [self.cfg["scaling"].get(label, ["0", "1"]) for label in self.labels]
         means, deviations = numpy.array(pairs, dtype="f").reshape(-1, 2).T
         return means, deviations
 
