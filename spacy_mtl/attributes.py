@@ -24,8 +24,7 @@ class CustomAttribute:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # Where spaCy keeps the values of custom attributes. Its type says that keys are strings.
-        self._key: Any = ("._.", name, None, None)
+        self._key = make_key(name)
         KEYS.add(self._key)
         if not Doc.has_extension(name):
             Doc.set_extension(name, default=None)
@@ -42,6 +41,13 @@ class CustomAttribute:
             doc.user_data.pop(self._key, None)
         else:
             doc.user_data[self._key] = value
+
+
+def make_key(name: str) -> Any:
+    """RETURNS (Tuple): The key of `doc.user_data` under which spaCy keeps a custom attribute of the
+    doc. Untyped: spaCy's type says that keys are strings.
+    """
+    return ("._.", name, None, None)
 
 
 def get_values(doc: Doc) -> dict[str, Any]:

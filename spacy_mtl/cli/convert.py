@@ -123,6 +123,13 @@ def convert_cli(
             "doc._.scores.",
         ),
     ] = None,
+    target: Annotated[
+        str | None,
+        Option(
+            "--target",
+            help="csv, tsv: the column of the texts to generate, which become doc._.generated.",
+        ),
+    ] = None,
     separator: Annotated[
         str | None, Option("--separator", help="csv, tsv: what separates the labels in a cell.")
     ] = None,
@@ -196,6 +203,7 @@ def convert_cli(
         "category": category,
         "text": text,
         "scores": scores,
+        "target": target,
         "separator": separator,
         "delimiter": delimiter,
         "split": split,

@@ -5,7 +5,8 @@ from typing import Any
 
 from spacy.tokens import Doc
 
-from ..attributes import KEYS
+from ..annotations.documents import Texts
+from ..attributes import KEYS, make_key
 
 DOCUMENT = "document_id"  # in `user_data`, which copies and serialized docs keep
 
@@ -39,7 +40,8 @@ def find_other_data(doc: Doc) -> list[object]:
     """RETURNS (List[object]): The keys of user data except the document's id and annotation in
     custom attributes.
     """
-    return [key for key in doc.user_data if key != DOCUMENT and key not in KEYS]
+    kept = {DOCUMENT, *KEYS, *map(make_key, Texts().get_texts(doc))}
+    return [key for key in doc.user_data if key not in kept]
 
 
 def drop_other_data(docs: Iterable[Doc]) -> None:

@@ -146,7 +146,17 @@ FASTTEXT = Format(
     looks_like_fasttext,
 )
 SLOTS = FolderFormat(read_slots, ["seq.in", "seq.out", "label"], ["encoding", "skip_errors"])
-TABLE = ["text", "category", "scores", "separator", "delimiter", "lang", "encoding", "skip_errors"]
+TABLE = [
+    "text",
+    "category",
+    "scores",
+    "target",
+    "separator",
+    "delimiter",
+    "lang",
+    "encoding",
+    "skip_errors",
+]
 CSV = Format(read_csv, ["*.csv"], TABLE)
 TSV = Format(read_tsv, ["*.tsv"], TABLE, _looks_like_table)
 

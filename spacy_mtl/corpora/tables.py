@@ -13,7 +13,8 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.vocab import Vocab
 
-from ..annotations.documents import write_numbers
+from ..annotations.documents import DEFAULT_TEXT, write_numbers
+from ..attributes import CustomAttribute
 from ..errors import Errors
 from ..pairs import make_pair
 from ..types import Settings
@@ -23,12 +24,14 @@ from .text_io import (
     UNKNOWN,
     UTF8,
     Cats,
+    clean,
     make_error,
     read_text,
     split_lines,
     with_cats,
 )
 
+GENERATED = CustomAttribute(DEFAULT_TEXT)
 MAX_CELL = 2**31 - 1  # characters; the csv module's default is 131,072
 DELIMITERS = {",": ",", ";": ";", "tab": "\t", "|": "|"}
 # Names of columns in lower case. The first that a table has is read.
@@ -63,6 +66,7 @@ def read_csv(
     text: str = "",
     category: str = "",
     scores: str = "",
+    target: str = "",
     separator: str = "",
     delimiter: str = "",
     lang: str = "en",
@@ -70,7 +74,7 @@ def read_csv(
     skip_errors: bool = False,
     quoting: Literal[0, 1, 2, 3] = csv.QUOTE_MINIMAL,
 ) -> Iterator[Doc]:
-    """Read the texts, categories and numbers of a table with a header. A table with two columns of
+    """Read the texts, categories, numbers and texts to generate of a table with a header. A table with two columns of
     texts, such as premise and hypothesis, has docs of two texts, as `make_pair` makes them.
 
     A table with a word per row has a column of sentences, such as `Sentence #`, whose value may
@@ -87,6 +91,8 @@ def read_csv(
         it is one of `scores`.
     scores (str): The columns of numbers, with commas between them. A blank cell is a missing
         number.
+    target (str): The column of the texts to generate, for `doc._.generated`. A blank cell is a
+        missing text.
     separator (str): The string between two labels of one text. With a separator, a blank cell
         means that no label applies. Without one, it means that the category is missing.
     delimiter (str): The character between two columns, or "tab". By default the line `sep=;` of
@@ -115,14 +121,19 @@ def read_csv(
             if len(texts) > 2:
                 raise ValueError(Errors.M137.format(path=path, value=text, n=len(texts)))
             numbers = split_list(scores)
-            for option, names in (("--text", texts), ("--scores", numbers)):
+            targets = [target] if target else []
+            for option, names in (
+                ("--text", texts),
+                ("--scores", numbers),
+                ("--target", targets),
+            ):
                 for name in names:
                     _check_column(table, option, name)
-            labels = _find_labels(table, [*texts, *numbers], category)
+            labels = _find_labels(table, [*texts, *numbers, *targets], category)
             for name in table.header:
-                if name not in {*texts, *numbers, *labels} and not _is_index(table, name):
+                if name not in {*texts, *numbers, *targets, *labels} and not _is_index(table, name):
                     omissions.add_unread("columns", name, table.line)
-            roles = Roles(texts, labels, numbers)
+            roles = Roles(texts, labels, numbers, targets)
             nlp = blank(lang, vocab=vocab)
             yield from with_cats(_read_texts(table, nlp, roles, separator, omissions))
 
@@ -144,11 +155,14 @@ def read_tsv(
 
 
 class Roles(NamedTuple):
-    """The columns of a table that are read: one or two of texts, those of labels and of numbers."""
+    """The columns of a table that are read: one or two of texts, those of labels, of numbers and of
+    texts to generate.
+    """
 
     texts: list[str]
     labels: list[str]
     numbers: list[str]
+    targets: list[str]
 
 
 class Table(NamedTuple):
@@ -269,7 +283,7 @@ def _read_texts(
     separator: str,
     omissions: Omissions,
 ) -> Iterator[tuple[Doc, Cats | None]]:
-    texts, labels, numbers = roles
+    texts, labels, numbers, targets = roles
     for line, row in table.rows:
         if any(row[text].strip() in MISSING for text in texts):
             omissions.add_left_out("rows without text", line)
@@ -296,6 +310,8 @@ def _read_texts(
         doc = nlp.make_doc(own[0]) if len(own) == 1 else make_pair(nlp, own[0], own[1])
         if numbers:
             write_numbers(doc, ((name, _read_number(table, line, name, row)) for name in numbers))
+        for name in targets:
+            GENERATED.write(doc, clean(row[name]).strip() or None)
         yield doc, cats
 
 

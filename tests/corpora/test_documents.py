@@ -9,6 +9,7 @@ import spacy
 from conftest import run_spacy
 from spacy.tokens import Doc, DocBin
 
+from spacy_mtl.attributes import CustomAttribute
 from spacy_mtl.corpora.chunks import cut_doc
 from spacy_mtl.corpora.documents import drop_other_data, get_document, set_document
 from spacy_mtl.corpora.formats import read_docs
@@ -78,7 +79,9 @@ def test_other_user_data_are_removed() -> None:
     doc = Doc(VOCAB, words=["a"])
     doc.user_data = {"document_id": "x", "object": object()}
     doc._.relations, doc._.scores = [], {"age": 3.0}
+    CustomAttribute("normal_form").write(doc, "x")
     drop_other_data([doc])
-    assert doc.user_data.pop("document_id") == "x" and len(doc.user_data) == 2
+    assert doc.user_data.pop("document_id") == "x" and len(doc.user_data) == 3
     assert (doc._.relations, doc._.scores) == ([], {"age": 3.0})
+    assert doc._.normal_form == "x"
     drop_other_data([Doc(VOCAB)])

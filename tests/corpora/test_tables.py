@@ -251,6 +251,14 @@ def test_pairs_of_texts(tmp_path):
         read(read_csv, tmp_path, named, text="one,two,label")
 
 
+def test_texts_to_generate(tmp_path):
+    table = "source\ttarget\nplay it\tplay()\nstop\t\n"
+    docs = read(read_tsv, tmp_path, table, text="source", target="target")
+    assert [(doc.text, doc._.generated) for doc in docs] == [("play it", "play()"), ("stop", None)]
+    with pytest.raises(ValueError, match=r"M110.*'other'.*--target"):
+        read(read_tsv, tmp_path, table, text="source", target="other")
+
+
 def test_numbers(tmp_path):
     text = "text,age,size,label\na,3,,x\nb,1e2,-0.5,y\n"
     docs = read(read_csv, tmp_path, text, scores="age,size")
