@@ -74,8 +74,9 @@ def read_csv(
     skip_errors: bool = False,
     quoting: Literal[0, 1, 2, 3] = csv.QUOTE_MINIMAL,
 ) -> Iterator[Doc]:
-    """Read the texts, categories, numbers and texts to generate of a table with a header. A table with two columns of
-    texts, such as premise and hypothesis, has docs of two texts, as `make_pair` makes them.
+    """Read the texts, categories, numbers and texts to generate of a table with a header. A table
+    with two columns of texts, such as premise and hypothesis, has docs of two texts, as `make_pair`
+    makes them.
 
     A table with a word per row has a column of sentences, such as `Sentence #`, whose value may
     stand in the first row of each sentence only. Its columns are named word or token, lemma, pos,
