@@ -25,10 +25,11 @@ SCORES = {
     "textcat": ["cats_score"],
     "morphologizer": ["pos_acc", "morph_acc"],
     "lemmatizer": ["lemma_acc"],
-    "parser": ["dep_las", "dep_uas", "sents_f"],
+    "senter": ["sents_f"],
+    "parser": ["dep_las", "dep_uas"],
 }
 TASKS = ["tagger", "ner", "textcat"]
-UD_TASKS = ["tagger", "morphologizer", "lemmatizer", "parser"]
+UD_TASKS = ["tagger", "morphologizer", "lemmatizer", "senter", "parser"]
 # The corpora of each setting, with the tasks that they have labels for.
 SETTINGS = {
     "gum": {"gum": TASKS},
@@ -269,8 +270,10 @@ class Clock:
 
 
 def keep_tasks(config: dict[str, Any], tasks: list[str]) -> None:
-    """Remove the heads of all other tasks. A single task gets the weight 1."""
-    config["nlp"]["pipeline"] = ["transformer", *tasks]
+    """Remove the heads of all other tasks. A single task gets the weight 1. A task may have no head
+    of its own: stock spaCy's parser finds the sentences.
+    """
+    config["nlp"]["pipeline"] = ["transformer", *(n for n in tasks if n in config["components"])]
     config["components"] = {n: config["components"][n] for n in config["nlp"]["pipeline"]}
     balancer = config["components"]["transformer"].get("balancer", {})
     if "weights" in balancer:

@@ -3,10 +3,11 @@
     python benchmarks/ud.py ewt-ud --data CORPUS_DIR --updates 300 --training.batcher.size 1000
     python benchmarks/ud.py speed --data CORPUS_DIR --save PIPELINES
 
-The contenders are "stock", spaCy's heads over spaCy's transformer; "stock-shared", the same heads
-over `mtl_transformer`; "ours", configs/mtl_ud.cfg; and "single", each of our heads alone. Options
-and runs are those of accuracy.py. With `--save PIPELINES` the pipelines are kept. `speed` then
-measures how many words of the test part each of them annotates per second, taking turns.
+The contenders are "stock", spaCy's heads over spaCy's transformer, where the parser finds the
+sentences; "stock-shared", the same heads over `mtl_transformer`; "ours", configs/mtl_ud.cfg; and
+"single", each of our heads alone. Options and runs are those of accuracy.py. With `--save
+PIPELINES` the pipelines are kept. `speed` then measures how many words of the test part each of
+them annotates per second, taking turns.
 """
 
 import argparse

@@ -62,7 +62,7 @@ HEADS: dict[str, Settings] = {"mtl_ner": {"model": {"dropout": 0.3}}}
 # Components that read the encoder and learn nothing. They need no corpus, and come last.
 READERS = {"mtl_vectors"}
 # An uncased encoder does not see capitals, which matter to these heads.
-READ_FORMS = {"mtl_tagger", "mtl_morphologizer", "mtl_lemmatizer"}
+READ_FORMS = {"mtl_tagger", "mtl_morphologizer", "mtl_lemmatizer", "mtl_senter"}
 LEXICAL: Settings = {
     "@architectures": "spacy-mtl.ConcatTok2Vec.v1",
     "layers": {
