@@ -118,7 +118,9 @@ def get_encoder_bytes(nlp: Language) -> bytes:
 
 
 def test_gradient_is_that_of_the_loss(make_nlp: Make, head: str) -> None:
-    """Finite differences of every parameter array, along a random direction."""
+    """Finite differences of every parameter array, along a random direction. A step over the kink
+    of a rectifier is wrong, so a second and a third direction are tried.
+    """
     nlp = make_nlp(head)
     randomize(nlp, head)
     pipe: Any = nlp.get_pipe(head)
@@ -131,8 +133,10 @@ def test_gradient_is_that_of_the_loss(make_nlp: Make, head: str) -> None:
 
     docs = [eg.predicted for eg in examples]
     nlp.update(examples, sgd=False)  # type: ignore[arg-type]
-    random, wrong = numpy.random.default_rng(1), {}
-    for node, name in list(get_params(nlp, head)):
+    random = numpy.random.default_rng(1)
+
+    def get_slopes(node: Any, name: str) -> tuple[float, float]:
+        """RETURNS (Tuple[float, float]): The slope by the gradient, and by the loss."""
         before = node.get_param(name).copy()
         direction = random.normal(size=before.shape).astype("f")
         direction /= numpy.linalg.norm(direction)
@@ -143,9 +147,15 @@ def test_gradient_is_that_of_the_loss(make_nlp: Make, head: str) -> None:
             values.append(get_loss())
         node.set_param(name, before)
         found = float(numpy.vdot(node.get_grad(name), direction))
-        expected = (values[0] - values[1]) / (2 * step)
-        if found != pytest.approx(expected, rel=0.03, abs=3e-3):
-            wrong[f"{node.name}.{name}"] = found, expected
+        return found, (values[0] - values[1]) / (2 * step)
+
+    wrong = {}
+    for node, name in list(get_params(nlp, head)):
+        tries = [get_slopes(node, name)]
+        while len(tries) < 3 and tries[-1][0] != pytest.approx(tries[-1][1], rel=0.03, abs=3e-3):
+            tries.append(get_slopes(node, name))
+        if tries[-1][0] != pytest.approx(tries[-1][1], rel=0.03, abs=3e-3):
+            wrong[f"{node.name}.{name}"] = tries
     assert not wrong
 
 
