@@ -2,8 +2,9 @@
 so that a doc made from the words or the text alone has both.
 """
 
-from typing import Protocol
-
+import numpy
+from spacy.attrs import ORTH
+from spacy.language import Language
 from spacy.tokens import Doc, Span
 
 SEPARATOR = "\u241e"  # the symbol for "record separator"
@@ -11,14 +12,7 @@ UNORDERED = "\u241f"  # the symbol for "unit separator": the order of the texts 
 KEY = "pair"  # of the spans of both texts in `doc.spans`
 
 
-class Tokenizes(Protocol):
-    """A pipeline or a blank one, whose tokenizer splits texts."""
-
-    def make_doc(self, text: str) -> Doc:
-        """RETURNS (Doc): The tokens of a text."""
-
-
-def make_pair(nlp: Tokenizes, first: str, second: str, *, ordered: bool = True) -> Doc:
+def make_pair(nlp: Language, first: str, second: str, *, ordered: bool = True) -> Doc:
     """Make a doc of two texts, for components that read pairs.
 
     nlp (Language): The pipeline, for its tokenizer and vocab.
@@ -29,34 +23,25 @@ def make_pair(nlp: Tokenizes, first: str, second: str, *, ordered: bool = True) 
         `doc.spans["pair"]` has the spans "first" and "second" of those texts that are not empty.
         `nlp(doc)` annotates it. The text of the doc gives the same pair again.
     """
-    parts = [nlp.make_doc(text) for text in (first, second)]
-    words, spaces = list[str](), list[bool]()
-    for part, mark in zip(parts, ([SEPARATOR if ordered else UNORDERED], []), strict=True):
-        words += [*(token.text for token in part), *mark]
-        spaces += [*(bool(token.whitespace_) for token in part), *map(bool, mark)]
-        if mark and len(part):
-            spaces[len(part) - 1] = True
-    doc = Doc(parts[0].vocab, words=words, spaces=spaces)
-    mark_pair(doc)
+    mark = Doc(nlp.vocab, words=[SEPARATOR if ordered else UNORDERED], spaces=[False])
+    before, after = nlp.make_doc(first), nlp.make_doc(second)
+    doc = Doc.from_docs([before, mark, after])
+    assert doc is not None  # which it is for no docs only
+    places = (0, len(before), "first"), (len(before) + 1, len(doc), "second")
+    doc.spans[KEY] = [Span(doc, a, b, label) for a, b, label in places if a < b]
     return doc
-
-
-def mark_pair(doc: Doc) -> None:
-    """Add the spans of both texts to `doc.spans["pair"]`, if the doc has a separator."""
-    place = find_separator(doc)
-    if place is not None:
-        texts = (0, place, "first"), (place + 1, len(doc), "second")
-        doc.spans[KEY] = [Span(doc, a, b, label) for a, b, label in texts if a < b]
 
 
 def find_separator(doc: Doc) -> int | None:
     """RETURNS (Optional[int]): The token that separates the texts of a pair, the first one; None if
     the doc has none.
     """
-    marks = [mark for mark in (SEPARATOR, UNORDERED) if mark in doc.vocab.strings]
+    strings = doc.vocab.strings
+    marks = [strings[mark] for mark in (SEPARATOR, UNORDERED) if mark in strings]
     if not marks:
         return None
-    return next((token.i for token in doc if token.text in marks), None)
+    places = numpy.flatnonzero(numpy.isin(doc.to_array(ORTH), numpy.array(marks, dtype="uint64")))
+    return int(places[0]) if len(places) else None
 
 
 def find_texts(doc: Doc) -> tuple[Span, Span] | None:

@@ -11,11 +11,12 @@ from thinc.api import Config
 from typer import Argument, Context, Option
 from wasabi import msg
 
+from ..corpora.text_io import split_names
 from ..errors import Errors, quote
 from ..files import replacing
 from .app import command, mtl_cli
 from .config_text import to_text
-from .init_config import CorpusSpec, Optimize, get_paths, make_config, parse_corpus, split_names
+from .init_config import CorpusSpec, Optimize, get_paths, make_config, parse_corpus
 from .init_project import PARTS, copy_assets, get_target, place_assets, write_project
 
 init_cli: typer.Typer = typer.Typer(

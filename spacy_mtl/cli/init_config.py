@@ -14,6 +14,7 @@ from spacy.language import Language
 from spacy.util import load_model_from_config
 from thinc.api import Config
 
+from ..corpora.text_io import split_names
 from ..errors import Errors, quote
 from ..types import Settings
 
@@ -109,11 +110,6 @@ def parse_corpus(text: str, parts: Sequence[str] = ("train", "dev")) -> CorpusSp
     named = {part: path.strip() or None for part, path in zip(parts, paths, strict=False)}
     tasks = None if match["tasks"] is None else split_names(match["tasks"])
     return CorpusSpec(match["name"], tasks=tasks, **named)
-
-
-def split_names(text: str) -> list[str]:
-    """RETURNS (List[str]): The names in a list that is separated by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def get_heads(nlp: Language) -> dict[str, str]:

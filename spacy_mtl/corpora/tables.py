@@ -28,6 +28,7 @@ from .text_io import (
     make_error,
     read_text,
     split_lines,
+    split_names,
     with_cats,
 )
 
@@ -117,11 +118,11 @@ def read_csv(
             yield from make_docs(vocab, _read_sentences(table, known[sentence], omissions))
         elif table.header:
             default = [known[name] for name in pair] or [_get_first(known, TEXTS)]
-            texts = split_list(text) if "," in text and text not in table.header else [text]
+            texts = split_names(text) if "," in text and text not in table.header else [text]
             texts = texts if text else default
             if len(texts) > 2:
                 raise ValueError(Errors.M137.format(path=path, value=text, n=len(texts)))
-            numbers = split_list(scores)
+            numbers = split_names(scores)
             targets = [target] if target else []
             for option, names in (
                 ("--text", texts),
@@ -174,11 +175,6 @@ class Table(NamedTuple):
     header: list[str]
     delimiter: str
     rows: list[tuple[int, dict[str, str]]]
-
-
-def split_list(text: str) -> list[str]:
-    """RETURNS (List[str]): The names in a list that is separated by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _read_table(

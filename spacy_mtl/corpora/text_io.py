@@ -209,3 +209,8 @@ def make_error(where: Path | str, key: str, value: object, fix: str) -> ValueErr
 def get_tokenizer(lang: str, vocab: Vocab) -> Language:
     """RETURNS (Language): A pipeline of the language that only splits texts into tokens."""
     return blank(lang, vocab=vocab)
+
+
+def split_names(text: str) -> list[str]:
+    """RETURNS (List[str]): The names in a list that is separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -15,7 +15,12 @@ from .base import show_as
 from .layers import linear, with_options
 from .loss_weighting import LossWeighting
 from .pooling import mean_rows
-from .textcat.pipe import EXCLUSIVE_CONFIG, SCORE_WEIGHTS, MultiTaskTextCategorizer
+from .textcat.pipe import (
+    EXCLUSIVE_CONFIG,
+    SCORE_WEIGHTS,
+    MultiTaskTextCategorizer,
+    make_mtl_textcat,
+)
 
 PairModel: TypeAlias = Model[list[Doc], Floats2d]
 DEFAULT_CONFIG: Settings = {
@@ -137,16 +142,10 @@ def make_mtl_paircat(
     loss (Optional[LossWeighting]): `spacy-mtl.UnitLoss.v1`, for hard pairs and rare categories.
     scorer (Optional[Callable]): The scoring method.
     """
-    return MultiTaskTextCategorizer(
-        nlp.vocab,
-        model,
-        name,
-        threshold=threshold,
-        positive_label=None,
-        scorer=scorer,
-        label_smoothing=label_smoothing,
-        loss=loss,
+    categorizer: MultiTaskTextCategorizer = make_mtl_textcat(
+        nlp, name, model, threshold, label_smoothing, loss, scorer
     )
+    return categorizer
 
 
 show_as("mtl_paircat", "textcat")

@@ -11,7 +11,8 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example
 from thinc.api import Config, Model
 
-from ...annotations.relations import Relation, Relations, align, get_relations, set_relations
+from ...annotations.base import has_same_tokens
+from ...annotations.relations import Relation, Relations, get_relations, set_relations
 from ...arguments import Count, Rate, Share, checked
 from ...corpora.streams import read_whole
 from ...encoder.host import isolated
@@ -167,12 +168,10 @@ class MultiTaskRelationExtractor(ThresholdHead[Factors, list[Relation]]):
 
     def get_gold_spans(self, example: Example) -> dict[tuple[int, int], str]:
         """RETURNS (Dict[Tuple[int, int], str]): The type of each gold span in predicted tokens."""
-        places = [
-            Relation((span.start, span.end), (span.start, span.end), span.label_)
-            for span in self.get_spans(example.reference)
-        ]
-        found = align(example.alignment.y2x, places)
-        return {place.head: place.label for place in found}
+        spans = self.get_spans(example.reference)
+        if not has_same_tokens(example):
+            spans = example.get_aligned_spans_y2x(spans, allow_overlap=True)
+        return {(span.start, span.end): span.label_ for span in spans}
 
     def get_candidates(self, example: Example) -> Candidates:
         """RETURNS (Candidates): The pairs of the gold spans of an example and of its predicted

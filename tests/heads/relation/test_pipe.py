@@ -92,6 +92,20 @@ def test_spans_of_both_docs_are_candidates(make_nlp: Make) -> None:
     assert len(cells) == 2
 
 
+def test_gold_of_other_tokens(make_nlp: Make) -> None:
+    """Spans and relations are found again where the predicted doc has more tokens or fewer."""
+    head = get_head(make_nlp(NAME, config={NAME: {"all_types": True}}))
+    gold = make_gold(head.vocab, 0, [NAME])
+    words = ["Mar", "ia", "Keller", "flew to", "Lis", "bon", "on", "Friday", "."]
+    spaces = [False, True, True, True, False, True, True, True, False]
+    predicted = Doc(head.vocab, words=words, spaces=spaces)
+    (found,), cells = head.get_targets([Example(predicted, gold)])
+    assert found.spans == [(0, 3), (4, 6), (7, 8)]
+    assert found.types == ["PERSON", "PLACE", "DATE"]
+    related = {(found.pairs[row], head.labels[column]) for row, column in cells}
+    assert related == {((0, 1), "visits"), ((0, 2), "is there on")}
+
+
 def test_entities(make_nlp: Make) -> None:
     """Without `spans_key` relations are between entities."""
     nlp = make_nlp("ner", NAME, config={NAME: {"spans_key": None}}, initialize=False)
